@@ -1,0 +1,40 @@
+"""One fast, durable memory for LLM applications: process memory, Redis, a durable store.
+
+This package knows no framework; `langchain_redis_tiered` and `llamaindex_redis_tiered` adapt it.
+Importing it imports neither a framework, nor SQLAlchemy, nor redis-py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redis_tiered import errors
+from redis_tiered.llm_cache.control import cache_control
+
+if TYPE_CHECKING:
+    from redis_tiered.llm_cache.cache import LLMCache
+    from redis_tiered.llm_cache.stats import Stats
+    from redis_tiered.tiers.tiers import Tiers
+
+__all__ = ["LLMCache", "Stats", "Tiers", "__version__", "cache_control", "errors"]
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "LLMCache": "redis_tiered.llm_cache.cache",
+    "Stats": "redis_tiered.llm_cache.stats",
+    "Tiers": "redis_tiered.tiers.tiers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,92 @@
+"""The only maker of Redis keys and of SQL scopes.
+
+Every key starts `namespace:tenant:`. Each part is percent-encoded, so a part never holds `:`, `{`,
+`}`, `*` or a space: no two (tenant, id) pairs can meet, no id can leave its scope or move a
+cluster hash tag.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from redis_tiered.errors import InvalidInput
+
+__all__ = ["Keyspace", "LLMKeys", "part"]
+
+_MAX_PART = 256
+
+
+def part(name: str, value: object) -> str:
+    """Check one part of a key and encode it.
+
+    Args:
+        name: the argument's name, for the error.
+        value: 1 to 256 characters of any text without lone surrogates.
+
+    Raises:
+        InvalidInput: another type, empty, too long, or not encodable as UTF-8.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be a str, got {type(value).__name__}")
+    if not 0 < len(value) <= _MAX_PART:
+        raise InvalidInput(f"{name} must have 1 to {_MAX_PART} characters, got {len(value)}")
+    try:
+        return quote(value, safe="@+=")
+    except UnicodeEncodeError:
+        raise InvalidInput(
+            f"{name} holds a lone surrogate; any text that UTF-8 can encode is accepted"
+        ) from None
+
+
+class Keyspace:
+    """The keys of one tenant in one namespace.
+
+    Attributes:
+        prefix: what every key of the namespace starts with, for invalidation messages.
+    """
+
+    __slots__ = ("_root", "namespace", "prefix", "tenant")
+
+    def __init__(self, namespace: str, tenant: str) -> None:
+        self.namespace = namespace
+        self.tenant = tenant
+        encoded = part("namespace", namespace)
+        self.prefix = f"{encoded}:".encode()
+        self._root = f"{encoded}:{part('tenant', tenant)}"
+
+    def llm(self, cache: str) -> LLMKeys:
+        return LLMKeys(f"{self._root}:llm:{part('name', cache)}")
+
+
+class LLMKeys:
+    """The keys of one LLM cache: `root:epoch:{digest}` and what belongs to it.
+
+    An entry and its lease share the hash tag `{digest}`. The epoch is part of the key: a new
+    epoch makes every older entry unreachable at once.
+
+    Attributes:
+        scope: the same scope as text, for SQL.
+        epoch: key that holds the current epoch.
+        stats: key of the hash that totals the counters of all processes.
+    """
+
+    __slots__ = ("_root", "epoch", "scope", "stats")
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        self._root = scope.encode()
+        self.epoch = self._root + b":epoch"
+        self.stats = self._root + b":stats"
+
+    def entry(self, epoch: str, digest: str) -> bytes:
+        return b"%b:%b:{%b}" % (self._root, epoch.encode(), digest.encode())
+
+    def lease(self, entry: bytes) -> bytes:
+        return entry + b":lease"
+
+    def tag(self, epoch: str, tag: str) -> bytes:
+        return b"%b:%b:tag:%b" % (self._root, epoch.encode(), part("tags", tag).encode())
+
+    def pattern(self, epoch: str) -> bytes:
+        """SCAN pattern of everything written under one epoch."""
+        return b"%b:%b:*" % (self._root, epoch.encode())
