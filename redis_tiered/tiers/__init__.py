@@ -1,0 +1,1 @@
+"""The tiers: process memory, Redis, the durable store."""
