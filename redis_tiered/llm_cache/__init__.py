@@ -1,0 +1,1 @@
+"""The LLM cache: exact answers to model requests, in three tiers."""

@@ -1,0 +1,98 @@
+"""Per-request control of a cache, from outside the chain that uses it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from redis_tiered.errors import InvalidInput
+from redis_tiered.keys import part
+
+__all__ = ["Control", "cache_control", "current_control", "seconds"]
+
+_MAX_TTL = 100 * 365 * 86_400.0
+_MAX_TAGS = 64
+
+
+class Control(NamedTuple):
+    """What one request may do: read, write, refresh; with which TTL and tags."""
+
+    read: bool = True
+    write: bool = True
+    refresh: bool = False
+    ttl: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+_UNCONTROLLED = Control()
+_current: ContextVar[Control] = ContextVar("redis_tiered_cache_control", default=_UNCONTROLLED)
+
+
+def current_control() -> Control:
+    return _current.get()
+
+
+@contextmanager
+def cache_control(
+    *,
+    read: bool | None = None,
+    write: bool | None = None,
+    refresh: bool | None = None,
+    ttl: float | None = None,
+    tags: Iterable[str] | None = None,
+) -> Iterator[None]:
+    """Control every cached call in a block, sync or async, however deep in a chain.
+
+    Blocks nest: what an inner block does not name stays as the outer one says.
+
+    Args:
+        read: False: call the model even if an answer is stored.
+        write: False: do not store the answer.
+        refresh: True: call the model and store its answer in place of the old one.
+        ttl: seconds that answers stored in this block stay valid.
+        tags: at most 64 names under which they can be deleted.
+
+    Raises:
+        InvalidInput: a value has the wrong type or range.
+    """
+    outer = _current.get()
+    for name, value in (("read", read), ("write", write), ("refresh", refresh)):
+        if value is not None and not isinstance(value, bool):
+            raise InvalidInput(f"{name} must be a bool or None, got {type(value).__name__}")
+    inner = Control(
+        outer.read if read is None else read,
+        outer.write if write is None else write,
+        outer.refresh if refresh is None else refresh,
+        outer.ttl if ttl is None else seconds("ttl", ttl),
+        outer.tags if tags is None else _checked_tags(tags),
+    )
+    token = _current.set(inner)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def seconds(name: str, value: object) -> float:
+    """Check a duration: a number of seconds, more than 0, at most 100 years."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInput(f"{name} must be a number of seconds, got {type(value).__name__}")
+    if not math.isfinite(value) or not 0 < value <= _MAX_TTL:
+        raise InvalidInput(
+            f"{name} must be more than 0 and at most {_MAX_TTL:.0f} seconds, got {value}"
+        )
+    return float(value)
+
+
+def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be several strings, got one {type(tags).__name__}")
+    checked = tuple(dict.fromkeys(tags))
+    for tag in checked:
+        part("tags", tag)
+    if len(checked) > _MAX_TAGS:
+        raise InvalidInput(f"tags must be at most {_MAX_TAGS}, got {len(checked)}")
+    return checked

@@ -1,0 +1,124 @@
+"""What makes two requests the same: a canonical request and its fingerprint.
+
+An adapter turns its framework's types into a `Request`; nothing here knows a framework.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import orjson
+
+from redis_tiered.errors import Uncacheable
+
+__all__ = ["Fingerprint", "Request", "canonical", "fingerprint"]
+
+# Changes whenever the canonical form does, so that old entries are never misread as new ones.
+_FORM = b"redis-tiered/1"
+_MAX_DEPTH = 100
+
+
+class Request(NamedTuple):
+    """One request to a model, split where the semantic cache may later compare.
+
+    The three parts together determine everything the provider sees.
+
+    Attributes:
+        params: canonical bytes of the model, its parameters, tools, output schema, endpoint kind.
+        context: canonical bytes of all turns, with the text of the last user turn left out.
+        prompt: text of the last user turn, or None where the request does not end in one
+            that is plain text; `context` then holds every turn whole.
+    """
+
+    params: bytes
+    context: bytes
+    prompt: str | None
+
+
+class Fingerprint(NamedTuple):
+    """Hex digests of 128 bits: `digest` of the whole request, `scope` of all but its prompt."""
+
+    digest: str
+    scope: str
+
+
+def fingerprint(request: Request) -> Fingerprint:
+    """Digest a request; injective up to collisions of BLAKE2b-128.
+
+    Raises:
+        Uncacheable: the prompt holds a lone surrogate, which no provider can be sent.
+    """
+    params, context, prompt = request
+    scope = blake2b(_FORM, digest_size=16)
+    # Lengths first: no byte can move from one part to the next without changing the digest.
+    scope.update(b"%d:%d:" % (len(params), len(context)))
+    scope.update(params)
+    scope.update(context)
+    whole = scope.copy()
+    if prompt is not None:
+        try:
+            whole.update(b"p" + prompt.encode())
+        except UnicodeEncodeError:
+            raise Uncacheable("invalid_text", "the prompt holds a lone surrogate") from None
+    return Fingerprint(whole.hexdigest(), scope.hexdigest())
+
+
+def canonical(value: Any) -> bytes:
+    """Serialize plain data so that equal data gives equal bytes and unequal data never does.
+
+    Accepts what a provider can be sent: None, bool, int, float, str, bytes, list, tuple, set,
+    dict. Lists and tuples are the same (both are JSON arrays); 1, 1.0, True and "1" are not.
+
+    Raises:
+        Uncacheable: a value of another type, a non-finite number, nesting beyond 100 levels.
+    """
+    try:
+        return orjson.dumps(_plain(value, 0), option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise Uncacheable("invalid_text", str(error)) from None
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind is str:
+        return value
+    if depth > _MAX_DEPTH:
+        raise Uncacheable("too_deep", f"more than {_MAX_DEPTH} levels")
+    if kind is int:
+        # Beyond 64 bits orjson refuses; a tagged text keeps them apart from strings.
+        return value if -(1 << 63) <= value < 1 << 64 else {"\0int": str(value)}
+    if kind is float:
+        if not math.isfinite(value):
+            return {"\0float": repr(value)}
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, depth)
+    if isinstance(value, bytes | bytearray):
+        return {"\0bytes": b64encode(value).decode()}
+    if isinstance(value, set | frozenset):
+        return {"\0set": sorted(canonical(item).decode() for item in value)}
+    if isinstance(value, str):  # str subclasses, string enums: what the provider gets is the text
+        return str.__str__(value)
+    raise Uncacheable("unsupported_type", kind.__name__)
+
+
+def _plain_mapping(value: Mapping[Any, Any], depth: int) -> Any:
+    plain: dict[str, Any] = {}
+    for key, item in value.items():
+        if type(key) is not str:
+            return {
+                "\0map": sorted(
+                    (canonical(k).decode(), canonical(v).decode()) for k, v in value.items()
+                )
+            }
+        # Our tags start with NUL; a user's key that does too is escaped with one more.
+        plain["\0" + key if key.startswith("\0") else key] = _plain(item, depth + 1)
+    return plain

@@ -1,0 +1,142 @@
+"""Single flight: of many callers that miss the same answer, one asks the model."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+__all__ = ["Flight", "Flights", "current_owner"]
+
+
+class Owner:
+    """The task, or else the thread, that will call the model; known to be gone when it ended."""
+
+    __slots__ = ("_gone", "_reference", "identity")
+
+    def __init__(self, subject: Any, gone: Callable[[Any], bool]) -> None:
+        self.identity = id(subject)
+        self._reference = weakref.ref(subject)
+        self._gone = gone
+
+    def alive(self) -> bool:
+        subject = self._reference()
+        return subject is not None and not self._gone(subject)
+
+
+def current_owner() -> Owner:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is not None:
+        return Owner(task, asyncio.Task.done)
+    return Owner(threading.current_thread(), lambda thread: not thread.is_alive())
+
+
+class Flight:
+    """One model call that others wait for.
+
+    Attributes:
+        token: what the lease in Redis holds while this process leads.
+        lease: key of the lease, or None when Redis could not be asked.
+        landed: done with the sealed answer; or with None: no answer came, somebody else may
+            lead; or with b"": the answer may not be stored, each caller asks for itself.
+    """
+
+    __slots__ = ("deadline", "landed", "lease", "owner", "token")
+
+    def __init__(self, owner: Owner, token: str, lease: bytes | None, deadline: float) -> None:
+        self.owner = owner
+        self.token = token
+        self.lease = lease
+        self.deadline = deadline
+        self.landed: Future[bytes | None] = Future()
+
+    def over(self, now: float) -> bool:
+        """Whether no answer is to be expected any more."""
+        return now >= self.deadline or not self.owner.alive()
+
+    def led_by(self, owner: Owner) -> bool:
+        return self.owner.identity == owner.identity and self.owner.alive()
+
+
+class Flights:
+    """The model calls under way in this process, by digest. Thread-safe.
+
+    Args:
+        longest: seconds after which a call is no longer waited for.
+    """
+
+    def __init__(self, longest: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._longest = longest
+        self._clock = clock
+        self._flights: dict[str, Flight] = {}
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._pid = 0
+        self._process = ""
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def token(self) -> str:
+        """A new name for a would-be leader, unique over all processes."""
+        pid = os.getpid()
+        if pid != self._pid:  # at first use, and again in a forked child
+            self._pid, self._process = pid, secrets.token_hex(8)
+        return f"{self._process}{next(self._numbers):x}"
+
+    def find(self, digest: str) -> Flight | None:
+        return self._flights.get(digest)
+
+    def lead(self, digest: str, owner: Owner, token: str, lease: bytes | None) -> Flight:
+        """Register the caller as leader; whoever was before is landed empty.
+
+        The one exception: without a lease nobody takes over a flight that is not over.
+        """
+        with self._lock:
+            before = self._flights.get(digest)
+            if before is not None and lease is None and not before.over(self._clock()):
+                return before
+            flight = self._flights[digest] = Flight(
+                owner, token, lease, self._clock() + self._longest
+            )
+        if before is not None:
+            before.landed.set_result(None)
+        return flight
+
+    def land(
+        self, digest: str, answer: bytes | None, *, flight: Flight | None = None
+    ) -> Flight | None:
+        """End a flight and wake those who wait for it; returns it, or None if there was none."""
+        with self._lock:
+            current = self._flights.get(digest)
+            if current is None or (flight is not None and flight is not current):
+                return None
+            del self._flights[digest]
+        current.landed.set_result(answer)
+        return current
+
+    def sweep(self) -> tuple[list[Flight], list[Flight]]:
+        """Flights whose leases are to be renewed, and ended ones whose leases are to be released."""
+        live: list[Flight] = []
+        ended: list[Flight] = []
+        for digest, flight in list(self._flights.items()):
+            if not flight.over(self._clock()):
+                live.append(flight)
+            elif self.land(digest, None, flight=flight) is not None:
+                ended.append(flight)
+        return live, ended
+
+    def reset_after_fork(self) -> None:
+        """The parent's calls are not ours to land."""
+        self._lock = threading.Lock()
+        self._flights = {}

@@ -1,0 +1,264 @@
+"""SQL of the LLM cache: functions of a `Connection`, the same for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from redis_tiered.tiers.schema import entries, scopes, tags
+
+__all__ = [
+    "Row",
+    "forget",
+    "forget_tag",
+    "new_epoch",
+    "new_generation",
+    "purge",
+    "read",
+    "scope_state",
+    "slide",
+    "write",
+]
+
+_READ = (
+    select(entries.c.value)
+    .join(
+        scopes, and_(scopes.c.scope == entries.c.scope, scopes.c.generation == entries.c.generation)
+    )
+    .where(
+        entries.c.scope == bindparam("scope"),
+        entries.c.digest == bindparam("digest"),
+        or_(entries.c.expires.is_(None), entries.c.expires > bindparam("now")),
+    )
+)
+_GENERATION = select(scopes.c.generation).where(scopes.c.scope == bindparam("scope"))
+_STATE = select(scopes.c.epoch).where(scopes.c.scope == bindparam("scope"))
+_EXISTS = select(entries.c.digest).where(
+    entries.c.scope == bindparam("scope"), entries.c.digest == bindparam("digest")
+)
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry to be written; times in milliseconds, `expires` None for never."""
+
+    scope: str
+    digest: str
+    value: bytes
+    prompt: bytes | None
+    prompt_scope: str
+    created: int
+    expires: int | None
+    tokens: int
+    tags: tuple[str, ...] = ()
+
+
+def read(scope: str, digest: str, now: int) -> Callable[[Connection], bytes | None]:
+    """The stored value, if it is of the current generation and has not expired."""
+
+    def work(connection: Connection) -> bytes | None:
+        value = connection.execute(_READ, {"scope": scope, "digest": digest, "now": now}).scalar()
+        return None if value is None else bytes(value)
+
+    return work
+
+
+def write(row: Row, fresh: str) -> Callable[[Connection], bool]:
+    """Insert or replace an entry under the current generation.
+
+    Args:
+        row: what to write.
+        fresh: a new token, for generation and epoch of a scope that is not there yet.
+
+    Returns:
+        A unit of work that tells whether an entry was replaced.
+    """
+
+    values = {
+        "scope": row.scope,
+        "digest": row.digest,
+        "value": row.value,
+        "prompt": row.prompt,
+        "prompt_scope": row.prompt_scope,
+        "created": row.created,
+        "expires": row.expires,
+        "tokens": row.tokens,
+    }
+
+    def work(connection: Connection) -> bool:
+        where = {"scope": row.scope, "digest": row.digest}
+        replaced = connection.execute(_EXISTS, where).first() is not None
+        generation = _generation(connection, row.scope, fresh)
+        connection.execute(
+            _write_entry(connection.dialect.name), {**values, "generation": generation}
+        )
+        if replaced:
+            connection.execute(
+                delete(tags).where(tags.c.scope == row.scope, tags.c.digest == row.digest)
+            )
+        if row.tags:
+            connection.execute(
+                _write_tags(connection.dialect.name), [{**where, "tag": tag} for tag in row.tags]
+            )
+        return replaced
+
+    return work
+
+
+def scope_state(scope: str) -> Callable[[Connection], str | None]:
+    """The scope's epoch; None: it has never been used."""
+    return lambda connection: connection.execute(_STATE, {"scope": scope}).scalar()
+
+
+def ensure_scope(scope: str, fresh: str) -> Callable[[Connection], str]:
+    """The scope's epoch, made if it is not there."""
+
+    def work(connection: Connection) -> str:
+        _generation(connection, scope, fresh)
+        return str(connection.execute(_STATE, {"scope": scope}).scalar())
+
+    return work
+
+
+def new_epoch(scope: str, fresh: str) -> Callable[[Connection], None]:
+    """Make everything in Redis unreachable, for it may be older than what is here."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(update(scopes).where(scopes.c.scope == scope).values(epoch=fresh))
+
+    return work
+
+
+def new_generation(scope: str, fresh: str) -> Callable[[Connection], None]:
+    """Make everything stored so far unreachable, here and in Redis."""
+
+    def work(connection: Connection) -> None:
+        _generation(connection, scope, fresh)
+        connection.execute(
+            update(scopes).where(scopes.c.scope == scope).values(epoch=fresh, generation=fresh)
+        )
+
+    return work
+
+
+def slide(scope: str, digest: str, value: bytes, expires: int) -> Callable[[Connection], None]:
+    """Give an entry a later end, unless it was deleted or replaced meanwhile."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(
+            update(entries)
+            .where(
+                entries.c.scope == scope, entries.c.digest == digest, entries.c.expires < expires
+            )
+            .values(value=value, expires=expires)
+        )
+
+    return work
+
+
+def forget(scope: str, digests: Sequence[str]) -> Callable[[Connection], int]:
+    """Delete entries and their tags; the unit of work tells how many there were."""
+
+    def work(connection: Connection) -> int:
+        return _delete(connection, scope, digests)
+
+    return work
+
+
+def forget_tag(scope: str, tag: str) -> Callable[[Connection], list[str]]:
+    """Delete up to 500 entries with a tag and return their digests; to be repeated until empty."""
+
+    def work(connection: Connection) -> list[str]:
+        found = select(tags.c.digest).where(tags.c.scope == scope, tags.c.tag == tag).limit(_BATCH)
+        digests = list(connection.execute(found).scalars())
+        if digests:
+            _delete(connection, scope, digests)
+        return digests
+
+    return work
+
+
+def purge(scope: str, now: int) -> Callable[[Connection], tuple[int, list[str]]]:
+    """Delete a batch of entries that expired or were cleared.
+
+    Returns:
+        A unit of work that tells how many it deleted, and the digests of the cleared ones; to be
+        repeated until it deletes none.
+    """
+
+    def work(connection: Connection) -> tuple[int, list[str]]:
+        current = select(scopes.c.generation).where(scopes.c.scope == scope).scalar_subquery()
+        # Two statements, each on an index of its own.
+        cleared = select(entries.c.digest).where(
+            entries.c.scope == scope, entries.c.generation < current
+        )
+        cleared_too = select(entries.c.digest).where(
+            entries.c.scope == scope, entries.c.generation > current
+        )
+        digests = [
+            *connection.execute(cleared.limit(_BATCH)).scalars(),
+            *connection.execute(cleared_too.limit(_BATCH)).scalars(),
+        ]
+        expired = (
+            select(entries.c.digest)
+            .where(entries.c.scope == scope, entries.c.expires <= now)
+            .limit(_BATCH)
+        )
+        gone = [*digests, *connection.execute(expired).scalars()]
+        if gone:
+            _delete(connection, scope, gone)
+        return len(gone), digests
+
+    return work
+
+
+def _delete(connection: Connection, scope: str, digests: Sequence[str]) -> int:
+    connection.execute(delete(tags).where(tags.c.scope == scope, tags.c.digest.in_(digests)))
+    result = connection.execute(
+        delete(entries).where(entries.c.scope == scope, entries.c.digest.in_(digests))
+    )
+    return int(result.rowcount)
+
+
+def _generation(connection: Connection, scope: str, fresh: str) -> str:
+    # A clear that commits while we write must not leave our entry in the new generation: on
+    # PostgreSQL the row is held until we commit; SQLite has one writer at a time anyway.
+    found = connection.execute(_GENERATION.with_for_update(read=True), {"scope": scope}).scalar()
+    if found is not None:
+        return str(found)
+    connection.execute(
+        _write_scope(connection.dialect.name), {"scope": scope, "generation": fresh, "epoch": fresh}
+    )
+    return str(connection.execute(_GENERATION, {"scope": scope}).scalar_one())
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+# Built once: building a statement costs more than executing it.
+@functools.cache
+def _write_entry(dialect: str) -> Any:
+    statement = _insert(dialect, entries)
+    changed = {
+        column.name: statement.excluded[column.name]
+        for column in entries.c
+        if not column.primary_key
+    }
+    return statement.on_conflict_do_update(index_elements=["scope", "digest"], set_=changed)
+
+
+@functools.cache
+def _write_tags(dialect: str) -> Any:
+    return _insert(dialect, tags).on_conflict_do_nothing()
+
+
+@functools.cache
+def _write_scope(dialect: str) -> Any:
+    return _insert(dialect, scopes).on_conflict_do_nothing()
