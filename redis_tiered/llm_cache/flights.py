@@ -15,6 +15,10 @@ from typing import Any
 
 __all__ = ["Flight", "Flights", "current_owner"]
 
+# One owner asks one model at a time, or a completion model for a few prompts; more calls without
+# an answer means that they failed.
+_PER_OWNER = 32
+
 
 class Owner:
     """The task, or else the thread, that will call the model; known to be gone when it ended."""
@@ -79,6 +83,7 @@ class Flights:
         self._longest = longest
         self._clock = clock
         self._flights: dict[str, Flight] = {}
+        self._by_owner: dict[int, dict[str, Flight]] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._pid = 0
@@ -121,7 +126,7 @@ class Flights:
             current = self._flights.get(digest)
             if current is None or (flight is not None and flight is not current):
                 return None
-            del self._flights[digest]
+            self._forget(digest, current)
         current.landed.set_result(answer)
         return current
 
@@ -140,3 +145,12 @@ class Flights:
         """The parent's calls are not ours to land."""
         self._lock = threading.Lock()
         self._flights = {}
+        self._by_owner = {}
+
+    def _forget(self, digest: str, flight: Flight) -> None:
+        del self._flights[digest]
+        mine = self._by_owner.get(flight.owner.identity)
+        if mine is not None and mine.get(digest) is flight:
+            del mine[digest]
+            if not mine:
+                del self._by_owner[flight.owner.identity]

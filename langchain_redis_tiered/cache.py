@@ -1,0 +1,216 @@
+"""LangChain's LLM cache on the three tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.caches import BaseCache
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, Generation
+
+from langchain_redis_tiered._codec import decode, encode
+from langchain_redis_tiered._request import request_from
+from redis_tiered.errors import Uncacheable, Unreadable
+from redis_tiered.llm_cache.cache import DEFAULT_TTL, Found, LLMCache
+from redis_tiered.llm_cache.fingerprint import Request
+from redis_tiered.llm_cache.stats import Prices, Stats, Usage
+from redis_tiered.tiers.tiers import Tiers
+
+__all__ = ["RedisTieredCache"]
+
+
+class RedisTieredCache(BaseCache):
+    """Exact LLM answers from process memory, Redis and the durable tier.
+
+        from langchain_core.globals import set_llm_cache
+        set_llm_cache(RedisTieredCache())                     # every model
+        model = ChatOpenAI(..., cache=RedisTieredCache())     # or one
+
+    Requests that a provider would answer alike share an answer: message ids, usage, random ids of
+    tool calls, timeouts and retries do not matter; model, parameters, tools, output schema and
+    tenant do. A hit is a new list with new message ids. Identical calls made at the same time, in
+    threads, tasks or processes, ask the model once. A failing tier is a miss, never an exception.
+
+    Args:
+        tiers: where answers live; None: `Tiers.default()`.
+        name: caches of different names share nothing.
+        ttl: seconds an answer stays valid; None: for ever.
+        jitter, sliding, early, single_flight, compress_from, prices: see
+            `redis_tiered.LLMCache`.
+
+    Raises:
+        InvalidInput: an argument has the wrong type or range.
+    """
+
+    def __init__(
+        self,
+        tiers: Tiers | None = None,
+        *,
+        name: str = "default",
+        ttl: float | None = DEFAULT_TTL,
+        jitter: float = 0.1,
+        sliding: bool = False,
+        early: float = 0.0,
+        single_flight: float = 30.0,
+        compress_from: int | None = 2048,
+        prices: Prices | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "name": name,
+            "ttl": ttl,
+            "jitter": jitter,
+            "sliding": sliding,
+            "early": early,
+            "single_flight": single_flight,
+            "compress_from": compress_from,
+            "prices": prices,
+        }
+        self._cache = LLMCache(Tiers.default() if tiers is None else tiers, **self._options)
+
+    @property
+    def tiers(self) -> Tiers:
+        return self._cache.tiers
+
+    def __repr__(self) -> str:
+        return f"RedisTieredCache({self.tiers!r}, name={self._cache.name!r})"
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """The stored generations, each time newly made; None: ask the model."""
+        try:
+            return self._opened(self._cache.lookup(request_from(prompt, llm_string)))
+        except Uncacheable as reason:
+            self._cache.refuse(None, reason.reason, reason.detail)
+            return None
+
+    async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """As `lookup`."""
+        try:
+            return self._opened(await self._cache.alookup(request_from(prompt, llm_string)))
+        except Uncacheable as reason:
+            await self._cache.arefuse(None, reason.reason, reason.detail)
+            return None
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Store generations, durable tier first."""
+        request = _cacheable(prompt, llm_string)
+        if request is None:
+            return
+        try:
+            payload = encode(return_val)
+        except Uncacheable as reason:
+            self._cache.refuse(request, reason.reason, reason.detail)
+        else:
+            self._cache.update(request, payload, tokens=_tokens(return_val))
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """As `update`."""
+        request = _cacheable(prompt, llm_string)
+        if request is None:
+            return
+        try:
+            payload = encode(return_val)
+        except Uncacheable as reason:
+            await self._cache.arefuse(request, reason.reason, reason.detail)
+        else:
+            await self._cache.aupdate(request, payload, tokens=_tokens(return_val))
+
+    def clear(self, **kwargs: Any) -> None:
+        """Forget every answer of this cache and tenant, in every process; see `LLMCache.clear`.
+
+        Raises:
+            TierError: a tier could not be told.
+        """
+        self._cache.clear()
+
+    async def aclear(self, **kwargs: Any) -> None:
+        """As `clear`."""
+        await self._cache.aclear()
+
+    def delete(self, prompt: str, llm_string: str) -> None:
+        """Forget one answer, given what LangChain would look it up by.
+
+        Raises:
+            TierError: a tier could not be told.
+        """
+        request = _cacheable(prompt, llm_string)
+        if request is not None:
+            self._cache.delete(request)
+
+    async def adelete(self, prompt: str, llm_string: str) -> None:
+        """As `delete`."""
+        request = _cacheable(prompt, llm_string)
+        if request is not None:
+            await self._cache.adelete(request)
+
+    def delete_tag(self, tag: str) -> int:
+        """Forget what was stored under `cache_control(tags=[tag])`; returns how many answers.
+
+        Raises:
+            InvalidInput: not a usable tag.
+            TierError: a tier could not be told.
+        """
+        return self._cache.delete_tag(tag)
+
+    async def adelete_tag(self, tag: str) -> int:
+        """As `delete_tag`."""
+        return await self._cache.adelete_tag(tag)
+
+    def stats(self, *, total: bool = False) -> Stats:
+        """What this process did with this cache or, with `total`, what all processes did.
+
+        Raises:
+            TierError: `total` was asked and Redis failed.
+        """
+        return self._cache.stats(total=total)
+
+    async def astats(self, *, total: bool = False) -> Stats:
+        """As `stats`."""
+        return await self._cache.astats(total=total)
+
+    def _opened(self, found: Found | None) -> list[Generation] | None:
+        if found is None:
+            return None
+        try:
+            generations = decode(found.payload)
+        except Unreadable as problem:
+            self._cache.unreadable(problem.reason)
+            return None
+        self._cache.saved(_usage(generations))
+        return generations
+
+    def __reduce__(self) -> tuple[Callable[..., RedisTieredCache], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.tiers, self._options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RedisTieredCache:
+        # Models are deep-copied with their cache; the copy shares its connections and counters.
+        return self
+
+
+def _rebuild(
+    kind: type[RedisTieredCache], tiers: Tiers, options: dict[str, Any]
+) -> RedisTieredCache:
+    return kind(tiers, **options)
+
+
+def _cacheable(prompt: str, llm_string: str) -> Request | None:
+    try:
+        return request_from(prompt, llm_string)
+    except Uncacheable:
+        return None  # counted when it was looked up
+
+
+def _usage(generations: Sequence[Generation]) -> Usage:
+    """What the model call cost, as far as the first message tells."""
+    for generation in generations:
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        if isinstance(message, AIMessage) and message.usage_metadata:
+            model = message.response_metadata.get("model_name", "")
+            usage = message.usage_metadata
+            return Usage(str(model), int(usage["input_tokens"]), int(usage["output_tokens"]))
+    return Usage()
+
+
+def _tokens(generations: Sequence[Generation]) -> int:
+    usage = _usage(generations)
+    return usage.input_tokens + usage.output_tokens
