@@ -10,8 +10,9 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
 from langchain_redis_tiered._codec import decode, encode
+from langchain_redis_tiered._outcome import objection
 from langchain_redis_tiered._request import request_from
-from redis_tiered.errors import Uncacheable, Unreadable
+from redis_tiered.errors import InvalidInput, Uncacheable, Unreadable
 from redis_tiered.llm_cache.cache import DEFAULT_TTL, Found, LLMCache
 from redis_tiered.llm_cache.fingerprint import Request
 from redis_tiered.llm_cache.stats import Prices, Stats, Usage
@@ -38,6 +39,8 @@ class RedisTieredCache(BaseCache):
         ttl: seconds an answer stays valid; None: for ever.
         jitter, sliding, early, single_flight, compress_from, prices: see
             `redis_tiered.LLMCache`.
+        store_truncated: store answers that ended at a token limit too. Refusals, errors and empty
+            answers are never stored.
 
     Raises:
         InvalidInput: an argument has the wrong type or range.
@@ -55,7 +58,15 @@ class RedisTieredCache(BaseCache):
         single_flight: float = 30.0,
         compress_from: int | None = 2048,
         prices: Prices | None = None,
+        store_truncated: bool = False,
     ) -> None:
+        if not isinstance(store_truncated, bool):
+            raise InvalidInput(
+                f"store_truncated must be a bool, got {type(store_truncated).__name__}"
+            )
+        if tiers is not None and not isinstance(tiers, Tiers):
+            raise InvalidInput(f"tiers must be a Tiers or None, got {type(tiers).__name__}")
+        self._store_truncated = store_truncated
         self._options: dict[str, Any] = {
             "name": name,
             "ttl": ttl,
@@ -67,6 +78,7 @@ class RedisTieredCache(BaseCache):
             "prices": prices,
         }
         self._cache = LLMCache(Tiers.default() if tiers is None else tiers, **self._options)
+        self._options["store_truncated"] = store_truncated
 
     @property
     def tiers(self) -> Tiers:
@@ -97,7 +109,7 @@ class RedisTieredCache(BaseCache):
         if request is None:
             return
         try:
-            payload = encode(return_val)
+            payload = self._payload(return_val)
         except Uncacheable as reason:
             self._cache.refuse(request, reason.reason, reason.detail)
         else:
@@ -109,7 +121,7 @@ class RedisTieredCache(BaseCache):
         if request is None:
             return
         try:
-            payload = encode(return_val)
+            payload = self._payload(return_val)
         except Uncacheable as reason:
             await self._cache.arefuse(request, reason.reason, reason.detail)
         else:
@@ -167,6 +179,12 @@ class RedisTieredCache(BaseCache):
     async def astats(self, *, total: bool = False) -> Stats:
         """As `stats`."""
         return await self._cache.astats(total=total)
+
+    def _payload(self, generations: Sequence[Generation]) -> bytes:
+        reason = objection(generations)
+        if reason is not None and not (reason == "truncated" and self._store_truncated):
+            raise Uncacheable(reason, "the model did not give a whole answer")
+        return encode(generations)
 
     def _opened(self, found: Found | None) -> list[Generation] | None:
         if found is None:

@@ -42,12 +42,15 @@ class Housekeeper:
             else:
                 self._condition.notify()
 
-    def stop(self) -> None:
-        """Drop all jobs; one that is running ends by itself."""
+    def stop(self, timeout: float) -> None:
+        """Drop all jobs and wait for one that is running, so that it is done with its connections."""
         with self._condition:
             self._stopped = True
             self._jobs.clear()
             self._condition.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
 
     def _work(self) -> None:
         while True:

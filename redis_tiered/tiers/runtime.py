@@ -131,7 +131,7 @@ class Runtime:
         if self._invalidations is not None:
             self._invalidations.stop()
         self.memory.flush(coherent=False)
-        self.housekeeper.stop()
+        self.housekeeper.stop(self.settings.redis_timeout + self.settings.durable_timeout)
         self._redis.close()
         if self._sql is not None:
             self._sql.close()
