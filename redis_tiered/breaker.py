@@ -18,8 +18,8 @@ class Breaker:
 
     Attributes:
         closed: True while requests may pass; read without a lock on every request.
-        incarnation: grows each time the tier comes back, so that what was known about its
-            content before the outage can be checked again.
+        incarnation: grows each time the tier comes back, or may have, so that what was known
+            about its content before the outage can be checked again.
     """
 
     def __init__(
@@ -74,6 +74,11 @@ class Breaker:
                 return
             self._probing = False
             self._open_until = self._clock() + self._wait
+
+    def interrupted(self) -> None:
+        """A connection was lost though the tier answers: it may have been down in between."""
+        with self._lock:
+            self.incarnation += 1
 
     def abandoned(self) -> None:
         """The probe was cancelled before it learned anything; another caller may try."""

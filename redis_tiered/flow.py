@@ -48,12 +48,14 @@ class Redis(NamedTuple):
         write: refused while the server refuses writes (out of memory, read-only).
         idempotent: may be sent again once when the connection broke.
         node: index of one cluster primary, for commands without a key.
+        everywhere: sent to every primary; the result is the replies of all.
     """
 
     commands: tuple[Command, ...]
     write: bool = False
     idempotent: bool = True
     node: int | None = None
+    everywhere: bool = False
 
 
 class Sql(NamedTuple):
@@ -161,6 +163,7 @@ def _persist(
     else:
         tier, breakers, retry = "durable", (guards.durable,), True
     admitted: list[Breaker] = []
+    first = error
     try:
         if error is None:
             for breaker in breakers:
@@ -185,13 +188,15 @@ def _persist(
     if error is None:
         for breaker in breakers:
             breaker.succeeded()
+        if first is not None and first.kind == "reset":
+            breakers[0].interrupted()
         return result
     guards.count(error)
     if error.kind in _DOWN:
         for breaker in admitted[1:]:
             breaker.abandoned()
         breakers[0].failed()
-    elif error.kind in _WRITES_REFUSED:
+    elif isinstance(step, Redis) and error.kind in _WRITES_REFUSED:
         breakers[0].succeeded()
         guards.redis_writes.failed()
     else:  # the tier is up and refused this one request
@@ -322,8 +327,7 @@ class AsyncDriver:
             except TierError as error:
                 return await self._persist(step, error)  # type: ignore[arg-type]
         if isinstance(step, Wait):
-            done, _ = await asyncio.wait((asyncio.wrap_future(step.future),), timeout=step.timeout)
-            return bool(done)
+            return await _done(step.future, step.timeout)
         if isinstance(step, Sleep):
             await asyncio.sleep(step.seconds)
             return None
@@ -353,6 +357,30 @@ class AsyncDriver:
             return stop.value
         finally:
             attempts.close()
+
+
+async def _done(future: concurrent.futures.Future[Any], timeout: float) -> bool:
+    """Whether a future that threads and other loops wait for too is done in time.
+
+    Not `asyncio.wrap_future`: cancelling what it returns, as a loop that shuts down does, cancels
+    the future for everybody, and a loop that has closed meanwhile fails whoever sets the result.
+    """
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+
+    def set_woken() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def wake(_future: object) -> None:
+        try:
+            loop.call_soon_threadsafe(set_woken)
+        except RuntimeError:
+            pass  # the loop has closed: nobody waits there any more
+
+    future.add_done_callback(wake)
+    await asyncio.wait((woken,), timeout=timeout)
+    return future.done()
 
 
 def _embedder_failed(guards: Guards, error: Exception) -> TierUnavailable:

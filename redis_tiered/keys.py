@@ -1,6 +1,6 @@
 """The only maker of Redis keys and of SQL scopes.
 
-Every key starts `namespace:tenant:`. Each part is percent-encoded, so a part never holds `:`, `{`,
+Every key starts `namespace:tenant:`, or `namespace!:tenant:` if nobody is told of its writes. Each part is percent-encoded, so a part never holds `:`, `{`,
 `}`, `*` or a space: no two (tenant, id) pairs can meet, no id can leave its scope or move a
 cluster hash tag.
 """
@@ -42,27 +42,31 @@ class Keyspace:
     """The keys of one tenant in one namespace.
 
     Attributes:
-        prefix: what every key of the namespace starts with, for invalidation messages.
+        prefix: what every announced key of the namespace starts with: a write to one is told to
+            all processes, so that they drop it from memory.
     """
 
-    __slots__ = ("_root", "namespace", "prefix", "tenant")
+    __slots__ = ("_namespace", "_tenant", "namespace", "prefix", "tenant")
 
     def __init__(self, namespace: str, tenant: str) -> None:
         self.namespace = namespace
         self.tenant = tenant
-        encoded = part("namespace", namespace)
-        self.prefix = f"{encoded}:".encode()
-        self._root = f"{encoded}:{part('tenant', tenant)}"
+        self._namespace = part("namespace", namespace)
+        self._tenant = part("tenant", tenant)
+        self.prefix = f"{self._namespace}:".encode()
 
     def llm(self, cache: str) -> LLMKeys:
-        return LLMKeys(f"{self._root}:llm:{part('name', cache)}")
+        rest = f"{self._tenant}:llm:{part('name', cache)}"
+        return LLMKeys(f"{self._namespace}:{rest}", f"{self._namespace}!:{rest}")
 
 
 class LLMKeys:
     """The keys of one LLM cache: `root:epoch:{digest}` and what belongs to it.
 
     An entry and its lease share the hash tag `{digest}`. The epoch is part of the key: a new
-    epoch makes every older entry unreachable at once.
+    epoch makes every older entry unreachable at once. What no process keeps in memory (leases,
+    tags, counters) is under the namespace with a `!`, which no encoded part can hold: its writes
+    are announced to nobody.
 
     Attributes:
         scope: the same scope as text, for SQL.
@@ -70,23 +74,24 @@ class LLMKeys:
         stats: key of the hash that totals the counters of all processes.
     """
 
-    __slots__ = ("_root", "epoch", "scope", "stats")
+    __slots__ = ("_quiet", "_root", "epoch", "scope", "stats")
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, quiet: str) -> None:
         self.scope = scope
         self._root = scope.encode()
+        self._quiet = quiet.encode()
         self.epoch = self._root + b":epoch"
-        self.stats = self._root + b":stats"
+        self.stats = self._quiet + b":stats"
 
     def entry(self, epoch: str, digest: str) -> bytes:
         return b"%b:%b:{%b}" % (self._root, epoch.encode(), digest.encode())
 
     def lease(self, entry: bytes) -> bytes:
-        return entry + b":lease"
+        return self._quiet + entry[len(self._root) :]
 
     def tag(self, epoch: str, tag: str) -> bytes:
-        return b"%b:%b:tag:%b" % (self._root, epoch.encode(), part("tags", tag).encode())
+        return b"%b:%b:tag:%b" % (self._quiet, epoch.encode(), part("tags", tag).encode())
 
     def pattern(self, epoch: str) -> bytes:
-        """SCAN pattern of everything written under one epoch."""
+        """SCAN pattern of the entries written under one epoch."""
         return b"%b:%b:*" % (self._root, epoch.encode())

@@ -13,11 +13,18 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from redis_tiered.errors import InvalidInput, TierError, Unreadable
+from redis_tiered.errors import InvalidInput, TierError, TierUnavailable, Unreadable
 from redis_tiered.flow import Command, Flow, Redis, Sql, Wait
 from redis_tiered.keys import part
 from redis_tiered.llm_cache.control import Control, current_control, seconds
-from redis_tiered.llm_cache.envelope import Envelope, seal, seal_for_memory, unseal
+from redis_tiered.llm_cache.envelope import (
+    HEADER_BYTES,
+    Envelope,
+    seal,
+    seal_for_memory,
+    unseal,
+    unseal_from_memory,
+)
 from redis_tiered.llm_cache.epoch import Epoch
 from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
 from redis_tiered.llm_cache.flights import Flight, Flights, current_owner
@@ -39,6 +46,9 @@ _WAIT = 0.25
 _TOMBSTONE_MS = 60_000
 _REPORT_EVERY = 2.0
 _PURGE_EVERY = 60.0
+# How often a process that could not tell Redis of a change tries again: the others do not know.
+_REPAIR_EVERY = 0.25
+_ATTEMPTS = 5
 
 # Returns the answer; or 0: a plain miss; 1: a miss, and the lease is the caller's; 2: somebody
 # else holds it; 3: a miss, but no lease can be written (out of memory, read-only). ARGV: own token ('' asks for no lease), its milliseconds, a dead leader's token.
@@ -66,6 +76,13 @@ redis.call('DEL', KEYS[1], KEYS[2])
 local marked = redis.pcall('HSET', KEYS[1], 'd', '1')
 if type(marked) == 'number' then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return 1
+"""
+# Begins the TTL of an answer anew, if it is still the one that was read: ARGV[1] is its header.
+_SLIDE = """
+local answer = redis.call('HGET', KEYS[1], 'r')
+if not answer or string.sub(answer, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'r', ARGV[2])
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
@@ -124,7 +141,7 @@ class LLMCache:
         sliding: bool = False,
         early: float = 0.0,
         single_flight: float = 30.0,
-        compress_from: int | None = 2048,
+        compress_from: int | None = 4096,
         prices: Prices | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -164,6 +181,8 @@ class LLMCache:
         self._reporting = False
         self._renewing = False
         self._purging = False
+        self._repairing = False
+        self._unrenewed = False
         tiers.on_fork(self)
 
     def __repr__(self) -> str:
@@ -290,7 +309,7 @@ class LLMCache:
     def reset_after_fork(self) -> None:
         self._flights.reset_after_fork()
         self._tally.reset_after_fork()
-        self._reporting = self._renewing = self._purging = False
+        self._reporting = self._renewing = self._purging = self._repairing = False
 
     # Looking up.
 
@@ -304,7 +323,7 @@ class LLMCache:
         data = self._memory.get(self._keys.entry(epoch, mark.digest))
         if data is None:
             return None
-        envelope = unseal(data)
+        envelope = unseal_from_memory(data)
         now = self._milliseconds()
         if self._is_over(envelope, now) or self._is_due(envelope, now):
             return None
@@ -327,8 +346,8 @@ class LLMCache:
                 except TierError:
                     return (yield from self._look_up_without_redis(mark, may_lead, deadline))
                 if isinstance(reply, bytes):
-                    found = yield from self._take(mark, key, reply, ticket, may_lead)
-                    if found is not None:
+                    settled, found = yield from self._take(mark, key, reply, ticket, may_lead)
+                    if settled:
                         return found
                     reply = 0
                 if reply == 3:
@@ -369,37 +388,47 @@ class LLMCache:
         self, mark: Fingerprint, may_lead: bool, dead: str
     ) -> Flow[tuple[bytes, bytes | int, str, int]]:
         """One round trip: the answer, or the lease, or who holds it; see `_LOOK_UP`."""
-        while True:
-            epoch = self._epoch.certain()
-            confirmed = epoch is not None
-            if epoch is None:
-                epoch = self._epoch.likely()
+        epoch = self._epoch.certain()
+        confirmed = epoch is not None
+        if epoch is None:
+            epoch = self._epoch.likely()
+        token = self._flights.token() if may_lead else ""
+        for _ in range(_ATTEMPTS):
+            incarnation = self.tiers.guards.redis_incarnation
             if epoch is None:
                 epoch, confirmed = (yield from self._epoch.establish()), True
             key = self._keys.entry(epoch, mark.digest)
             ticket = self._memory.ticket()
-            token = self._flights.token() if may_lead else ""
             ask: Command = ("EVAL", _LOOK_UP, 2, key, self._keys.lease(key), token, _LEASE_MS, dead)
             if confirmed:
                 [reply] = yield Redis((ask,))
+                believed = True
+            else:
+                [stored, reply] = yield Redis((("GET", self._keys.epoch), ask))
+                believed = self._epoch.confirm(stored, ticket)
+            # Nor is a server believed that may have been away and come back meanwhile.
+            if believed and incarnation == self.tiers.guards.redis_incarnation:
                 return key, reply, token, ticket
-            [stored, reply] = yield Redis((("GET", self._keys.epoch), ask))
-            if self._epoch.confirm(stored, ticket):
-                return key, reply, token, ticket
-            yield from self._epoch.establish()
+            epoch = None
+        raise TierUnavailable("redis", "epoch", "it keeps changing")
 
     def _take(
         self, mark: Fingerprint, key: bytes, data: bytes, ticket: int, may_lead: bool
-    ) -> Flow[Found | None]:
-        """Use what Redis holds, if it can be read and is still valid."""
+    ) -> Flow[tuple[bool, Found | None]]:
+        """Use what Redis holds, if it can be read and is still valid.
+
+        Returns:
+            Whether the lookup ends here, and its result: None where the caller shall renew an
+            answer that is about to expire.
+        """
         now = self._milliseconds()
         try:
             envelope = unseal(data)
         except Unreadable as problem:
             self.unreadable(problem.reason)
-            return None
+            return False, None
         if self._is_over(envelope, now):
-            return None
+            return False, None
         if may_lead and self._is_due(envelope, now):
             token = self._flights.token()
             try:
@@ -411,9 +440,9 @@ class LLMCache:
             if taken is not None:
                 self._board(mark, token, key)
                 self._miss("early")
-                return None
+                return True, None
         elif self._sliding and envelope.ttl and envelope.expires - now < envelope.ttl * 3 // 4:
-            envelope = yield from self._slide(mark, key, envelope, now)
+            envelope = yield from self._slide(mark, key, data, envelope, now)
         remaining = envelope.remaining(now)
         self._memory.put(
             key,
@@ -421,7 +450,7 @@ class LLMCache:
             ticket,
             ttl=None if remaining is None else remaining / 1000,
         )
-        return self._hit("redis", envelope, now)
+        return True, self._hit("redis", envelope, now)
 
     def _lead(self, mark: Fingerprint, key: bytes, token: str | None) -> Flow[Found | None]:
         """L2 has nothing. With the lease others wait for us while we look in L3 and ask the model."""
@@ -473,8 +502,8 @@ class LLMCache:
         return None
 
     def _await(self, flight: Flight, timeout: float) -> Flow[tuple[bool, bytes | None]]:
-        landed = yield Wait(flight.landed, timeout)
-        return (True, flight.landed.result()) if landed else (False, None)
+        landed = yield Wait(flight.landing(), timeout)
+        return bool(landed), flight.answer
 
     def _from_flight(self, data: bytes) -> Found | None:
         if not data:  # the answer may not be stored: everybody asks for themselves
@@ -515,20 +544,25 @@ class LLMCache:
         except TierError:
             return  # counted by the driver; the answer is in hand
 
-    def _slide(self, mark: Fingerprint, key: bytes, envelope: Envelope, now: int) -> Flow[Envelope]:
+    def _slide(
+        self, mark: Fingerprint, key: bytes, read: bytes, envelope: Envelope, now: int
+    ) -> Flow[Envelope]:
         """Begin the TTL anew, in Redis and in L3; at most a few times per TTL."""
         later = envelope._replace(expires=now + envelope.ttl)
         data = seal(later, compress_from=self._compress_from)
+        residency = self._residency(later, now)
         try:
-            yield Redis(
-                (("HSET", key, "r", data), ("PEXPIRE", key, self._residency(later, now))),
-                write=True,
+            [slid] = yield Redis(
+                (("EVAL", _SLIDE, 1, key, read[:HEADER_BYTES], data, residency),), write=True
             )
+            if not slid:  # replaced or deleted meanwhile
+                return envelope
             if self.tiers.durable is not None:
                 from redis_tiered.llm_cache import rows
 
                 yield Sql(
-                    rows.slide(self._keys.scope, mark.digest, data, later.expires), write=True
+                    rows.slide(self._keys.scope, mark.digest, data, later.created, later.expires),
+                    write=True,
                 )
         except TierError:
             return envelope
@@ -542,7 +576,9 @@ class LLMCache:
         """L3 first, then L2; then those who wait get the answer."""
         if not control.write:
             self._tally.add("skip.no_store")
-            self._land(mark, b"")
+            flight = self._flights.find(mark.digest)
+            if flight is not None and flight.led_by(current_owner()):
+                self._flights.land(mark.digest, b"", flight=flight)
             return
         now = self._milliseconds()
         ttl = self._ttl if control.ttl is None else control.ttl
@@ -551,11 +587,9 @@ class LLMCache:
         )
         envelope = Envelope(payload, now, now + ttl_ms if ttl_ms else 0, ttl_ms)
         data = seal(envelope, compress_from=self._compress_from)
-        stored, replaced = yield from self._store_durable(
-            request, mark, data, envelope, tokens, control.tags
-        )
+        stored = yield from self._store_durable(request, mark, data, envelope, tokens, control.tags)
         kept = yield from self._store_redis(request, mark, data, envelope, tokens, control.tags)
-        if stored and replaced and not kept:
+        if not kept and (stored or self.tiers.durable is None):
             yield from self._outdated(mark)
         if stored or kept:
             self._tally.add("update.stored")
@@ -572,10 +606,10 @@ class LLMCache:
         envelope: Envelope,
         tokens: int,
         tags: tuple[str, ...],
-    ) -> Flow[tuple[bool, bool]]:
-        """Whether L3 has it, and whether it replaced an older answer there."""
+    ) -> Flow[bool]:
+        """Whether L3 has it."""
         if self.tiers.durable is None:
-            return False, False
+            return False
         from redis_tiered.llm_cache import rows
         from redis_tiered.llm_cache.epoch import new_token
 
@@ -592,11 +626,11 @@ class LLMCache:
             tags,
         )
         try:
-            replaced = yield Sql(rows.write(row, new_token()), write=True)
+            yield Sql(rows.write(row, new_token()), write=True)
         except TierError:
-            return False, False
+            return False
         self._schedule_purge()
-        return True, bool(replaced)
+        return True
 
     def _store_redis(
         self,
@@ -612,17 +646,15 @@ class LLMCache:
         if request.prompt is not None:
             fields += ("p", request.prompt)
         try:
+            epoch = self._epoch.certain()
+            confirmed = epoch is not None
+            if epoch is None:
+                epoch = self._epoch.likely()
             while True:
-                epoch = self._epoch.certain()
-                confirmed = epoch is not None
-                if epoch is None:
-                    epoch = self._epoch.likely()
                 if epoch is None:
                     epoch, confirmed = (yield from self._epoch.establish()), True
                 key = self._keys.entry(epoch, mark.digest)
                 ticket = self._memory.ticket()
-                # Dropped before the write too: a hit must not outlive what it was replaced by.
-                self._memory.invalidate((key,))
                 commands: tuple[Command, ...] = (
                     ("HSET", key, *fields),
                     ("PEXPIRE", key, residency),
@@ -634,25 +666,30 @@ class LLMCache:
                 )
                 if confirmed:
                     yield Redis(commands, write=True)
+                else:
+                    [stored, *_] = yield Redis((("GET", self._keys.epoch), *commands), write=True)
+                    confirmed = self._epoch.confirm(stored, ticket)
+                # The server's own message may come after we return: our caller reads its write.
+                self._memory.invalidate((key,))
+                if confirmed:
                     return True
-                [stored, *_] = yield Redis((("GET", self._keys.epoch), *commands), write=True)
-                if self._epoch.confirm(stored, ticket):
-                    return True
-                yield from self._epoch.establish()
+                epoch = None
         except TierError:
             return False
 
     def _outdated(self, mark: Fingerprint) -> Flow[None]:
-        """Redis missed a write: what it holds of this entry may be older than L3."""
+        """Redis missed a write: what it holds of this entry is the answer before."""
         try:
-            epoch = self._epoch.likely() or (yield from self._epoch.establish())
+            epoch = yield from self._epoch.establish()
             # Allowed even when the server is out of memory.
             yield Redis((("DEL", self._keys.entry(epoch, mark.digest)),))
         except TierError:
+            if self.tiers.durable is None:
+                return  # counted; nothing was promised
             try:
-                yield from self._epoch.renew(clear=False)
+                yield from self._renew(clear=False)
             except TierError:
-                return  # counted; L3 has the new epoch, Redis is compared with it when it is back
+                return  # counted; tried again in the background until both tiers know
 
     def decline(self, request: Request | None, reason: str, detail: str) -> Flow[None]:
         """Count what is not stored; tell those who wait, here and elsewhere, to ask themselves."""
@@ -681,8 +718,31 @@ class LLMCache:
                 old = yield from self._epoch.establish()
             except TierError:
                 old = None  # Redis is away; what it holds ends with its TTL
-        yield from self._epoch.renew(clear=True)
+        yield from self._renew(clear=True)
         self._schedule_reclaim(old)
+
+    def _renew(self, *, clear: bool) -> Flow[None]:
+        """Begin a new epoch; what Redis could not be told now it is told as soon as it is back.
+
+        Raises:
+            TierError: as `Epoch.renew`.
+        """
+        try:
+            yield from self._epoch.renew(clear=clear)
+        except TierError as error:
+            if self.tiers.durable is not None:
+                self._unrenewed = self._unrenewed or (error.tier == "durable" and not clear)
+                if self._unrenewed or error.tier == "redis":
+                    self._schedule_repair()
+            raise
+
+    def _repair(self) -> Flow[None]:
+        if self._unrenewed:
+            self._unrenewed = False
+            yield from self._renew(clear=False)
+        yield from self._epoch.establish()
+        if self._epoch.likely() is None:
+            raise TierUnavailable("durable", "epoch", "not confirmed yet")
 
     def bury(self, digests: tuple[str, ...]) -> Flow[None]:
         """Delete entries from L3, then from Redis, where a mark keeps them from coming back."""
@@ -696,15 +756,15 @@ class LLMCache:
         try:
             epoch = yield from self._epoch.establish()
             keys = [self._keys.entry(epoch, digest) for digest in digests]
-            self._memory.invalidate(keys)
             yield Redis(
                 tuple(("EVAL", _BURY, 2, key, self._keys.lease(key), _TOMBSTONE_MS) for key in keys)
             )
+            self._memory.invalidate(keys)
         except TierError:
             if self.tiers.durable is None:
                 raise
             # L3 has forgotten them: make all that Redis holds unreachable instead.
-            yield from self._epoch.renew(clear=False)
+            yield from self._renew(clear=False)
 
     def bury_tag(self, tag: str) -> Flow[int]:
         gone: set[str] = set()
@@ -728,7 +788,7 @@ class LLMCache:
         except TierError:
             if self.tiers.durable is None:
                 raise
-            yield from self._epoch.renew(clear=False)
+            yield from self._renew(clear=False)
         return len(gone)
 
     # Counting, and what happens in the background.
@@ -837,6 +897,20 @@ class LLMCache:
             self.tiers.run(self._report())
         except TierError as error:
             logger.debug("counters not reported: %s", error)
+
+    def _schedule_repair(self) -> None:
+        if not self._repairing:
+            self._repairing = True
+            self.tiers.housekeeper.submit(self._repair_now, after=_REPAIR_EVERY)
+
+    def _repair_now(self) -> float | None:
+        try:
+            self.tiers.run(self._repair())
+        except TierError as error:
+            logger.debug("epoch not confirmed: %s", error)
+            return _REPAIR_EVERY
+        self._repairing = False
+        return None
 
     def _schedule_purge(self) -> None:
         if not self._purging:

@@ -3,7 +3,7 @@
     version  flags  checksum  created  expires  ttl  |  body
     1 byte   1      4         8        8        8    |
 
-Times are milliseconds; `expires` and `ttl` 0 mean never. The checksum covers all that follows it.
+Times are milliseconds; `expires` and `ttl` 0 mean never. The checksum covers everything else.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from typing import NamedTuple
 
 from redis_tiered.errors import Unreadable
 
-__all__ = ["Envelope", "seal", "unseal"]
+__all__ = [
+    "HEADER_BYTES",
+    "Envelope",
+    "seal",
+    "seal_for_memory",
+    "unseal",
+    "unseal_from_memory",
+]
 
 VERSION = 1
 _HEADER = struct.Struct(">BBIQQQ")
-_CHECKED_FROM = 6
+HEADER_BYTES = _HEADER.size
+_CHECKSUM = slice(2, 6)
 _COMPRESSED = 1
-_UNCHECKED = 2  # L1 only: verified when it was read
-_KNOWN_FLAGS = _COMPRESSED | _UNCHECKED
+_KNOWN_FLAGS = _COMPRESSED
 
 
 class Envelope(NamedTuple):
@@ -49,8 +56,13 @@ def seal(envelope: Envelope, *, compress_from: int | None) -> bytes:
 
 def seal_for_memory(envelope: Envelope) -> bytes:
     """Serialize for L1: uncompressed, and not to be verified at each hit."""
-    header = _HEADER.pack(VERSION, _UNCHECKED, 0, envelope.created, envelope.expires, envelope.ttl)
+    header = _HEADER.pack(VERSION, 0, 0, envelope.created, envelope.expires, envelope.ttl)
     return header + envelope.payload
+
+
+def unseal_from_memory(data: bytes) -> Envelope:
+    """Read what `seal_for_memory` wrote in this process."""
+    return Envelope(data[HEADER_BYTES:], *_HEADER.unpack_from(data)[3:])
 
 
 def unseal(data: bytes) -> Envelope:
@@ -65,13 +77,11 @@ def unseal(data: bytes) -> Envelope:
         raise Unreadable("truncated") from None
     if version != VERSION or flags & ~_KNOWN_FLAGS:
         # Only a checksum tells a newer writer of ours from bytes that were never ours.
-        newer = version > VERSION and zlib.crc32(data[_CHECKED_FROM:]) == checksum
+        newer = version > VERSION and _checksum(data) == checksum
         raise Unreadable("newer" if newer else "foreign")
-    body = data[_HEADER.size :]
-    if flags & _UNCHECKED:
-        return Envelope(body, created, expires, ttl)
-    if zlib.crc32(data[_CHECKED_FROM:]) != checksum:
+    if _checksum(data) != checksum:
         raise Unreadable("corrupt")
+    body = data[HEADER_BYTES:]
     if flags & _COMPRESSED:
         try:
             body = zlib.decompress(body)
@@ -82,5 +92,8 @@ def unseal(data: bytes) -> Envelope:
 
 def _pack(body: bytes, flags: int, envelope: Envelope) -> bytes:
     data = _HEADER.pack(VERSION, flags, 0, envelope.created, envelope.expires, envelope.ttl) + body
-    checksum = zlib.crc32(data[_CHECKED_FROM:])
-    return data[:2] + checksum.to_bytes(4, "big") + data[_CHECKED_FROM:]
+    return data[: _CHECKSUM.start] + _checksum(data).to_bytes(4, "big") + data[_CHECKSUM.stop :]
+
+
+def _checksum(data: bytes) -> int:
+    return zlib.crc32(data[_CHECKSUM.stop :], zlib.crc32(data[: _CHECKSUM.start]))

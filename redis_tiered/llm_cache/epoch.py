@@ -3,26 +3,35 @@
 The durable tier holds the truth. The epoch changes when the cache is cleared, and when Redis may
 hold something older than the durable tier because it missed a write. After every outage the epoch
 in Redis is compared with the truth before anything that Redis holds is believed.
+
+With a durable tier the epoch also names the very server processes that the entries were written to:
+one that was restarted, or a promoted replica, may hold an older state than it acknowledged.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
+from hashlib import blake2b
 
-from redis_tiered.errors import TierError, TierUnavailable
+from redis_tiered.errors import TierError, TierReplyError, TierUnavailable
 from redis_tiered.flow import Flow, Redis, Sql
 from redis_tiered.keys import LLMKeys
 from redis_tiered.tiers.tiers import Tiers
 
 __all__ = ["Epoch"]
 
-# Changes the epoch only if nobody else did since we looked ('' stands for absent).
+# Changes the epoch only if nobody else did since we looked ('' stands for absent). Out of memory
+# refuses SET but never DEL: then the old one goes at least, and 0 tells that there is none now.
 _COMPARE_AND_SET = """
 local now = redis.call('GET', KEYS[1]) or ''
-if now == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return ARGV[2] end
-return now
+if now ~= ARGV[1] then return now end
+local set = redis.pcall('SET', KEYS[1], ARGV[2])
+if set.err then redis.call('DEL', KEYS[1]) return 0 end
+return ARGV[2]
 """
 _ATTEMPTS = 5
+_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 
 
 class Epoch:
@@ -61,34 +70,32 @@ class Epoch:
         for _ in range(_ATTEMPTS):
             incarnation = self._tiers.guards.redis_incarnation
             ticket = self._tiers.memory.ticket()
+            servers = "" if self._tiers.durable is None else (yield from self._servers())
             [stored] = yield Redis((("GET", self._keys.epoch),))
             text = stored.decode(errors="replace") if isinstance(stored, bytes) else ""
-            truth, checked = text, True
+            begun, checked = text, True
             if self._tiers.durable is not None:
                 try:
-                    truth = yield from self._truth()
+                    begun = yield from self._truth()
                 except TierError:
                     # Better an unconfirmed epoch than none; it is checked at the next use.
-                    checked = False
-            if not truth:
+                    begun, checked = text.partition(".")[0], False
+            if not begun:
                 if not checked:
                     raise TierUnavailable(
                         "redis", "epoch", "unknown while the durable tier is away"
                     )
-                truth = new_token()
+                begun = new_token()
+            truth = begun + servers
             if truth != text:
-                # Refused when out of memory: then the epoch is simply used without being kept there.
-                try:
-                    [now] = yield Redis(
-                        (("EVAL", _COMPARE_AND_SET, 1, self._keys.epoch, text, truth),), write=True
-                    )
-                except TierError as error:
-                    if error.kind not in ("oom", "open") or (
-                        not text and self._tiers.durable is None
-                    ):
-                        raise
-                    now = truth.encode()
-                if now != truth.encode():
+                [now] = yield Redis((("EVAL", _COMPARE_AND_SET, 1, self._keys.epoch, text, truth),))
+                if now == 0 and self._tiers.durable is None:
+                    raise TierUnavailable("redis", "oom", "there is no room for the epoch")
+                # Not kept (0), it is simply used without being kept there.
+                if now != 0 and now != truth.encode():
+                    continue
+                # A `renew` between our two reads may have found nothing to delete.
+                if self._tiers.durable is not None and (yield from self._truth()) != begun:
                     continue
             else:
                 self._tiers.memory.put(self._keys.epoch, truth.encode(), ticket)
@@ -115,12 +122,19 @@ class Epoch:
             yield Sql(begin(self._keys.scope, fresh), write=True)
         self._known, self._checked = None, -1
         self._tiers.memory.invalidate((self._keys.epoch,))
-        if self._tiers.durable is None:
-            yield Redis((("SET", self._keys.epoch, fresh),), write=True)
-            return fresh
-        # Out of memory refuses SET but never DEL; the next reader asks the durable tier.
+        # Out of memory refuses SET but never DEL; the next reader asks the durable tier, or makes up
+        # a new epoch.
         yield Redis((("DEL", self._keys.epoch),))
         return fresh
+
+    def _servers(self) -> Flow[str]:
+        """What tells these server processes from any earlier or other ones."""
+        try:
+            replies = yield Redis((("INFO", "server"),), everywhere=True)
+        except TierReplyError:
+            return ""  # not permitted to this user: then a restart cannot be told
+        found = sorted(match[1] for reply in replies if (match := _RUN_ID.search(reply)))
+        return "." + blake2b(b",".join(found), digest_size=4).hexdigest() if found else ""
 
     def _truth(self) -> Flow[str]:
         from redis_tiered.llm_cache import rows

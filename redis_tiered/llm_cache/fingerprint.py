@@ -104,7 +104,7 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, bytes | bytearray):
         return {"\0bytes": b64encode(value).decode()}
     if isinstance(value, set | frozenset):
-        return {"\0set": sorted(canonical(item).decode() for item in value)}
+        return {"\0set": _in_order([_plain(item, depth + 1) for item in value])}
     if isinstance(value, str):  # str subclasses, string enums: what the provider gets is the text
         return str.__str__(value)
     raise Uncacheable("unsupported_type", kind.__name__)
@@ -114,11 +114,18 @@ def _plain_mapping(value: Mapping[Any, Any], depth: int) -> Any:
     plain: dict[str, Any] = {}
     for key, item in value.items():
         if type(key) is not str:
-            return {
-                "\0map": sorted(
-                    (canonical(k).decode(), canonical(v).decode()) for k, v in value.items()
-                )
-            }
+            pairs = [[_plain(k, depth + 1), _plain(v, depth + 1)] for k, v in value.items()]
+            return {"\0map": _in_order(pairs)}
         # Our tags start with NUL; a user's key that does too is escaped with one more.
         plain["\0" + key if key.startswith("\0") else key] = _plain(item, depth + 1)
     return plain
+
+
+def _in_order(values: list[Any]) -> list[Any]:
+    # Sorted by their bytes, but nested as values: a text within a text within a text would
+    # double its escapes at every level.
+    return sorted(values, key=_bytes)
+
+
+def _bytes(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -51,18 +51,39 @@ class Flight:
     Attributes:
         token: what the lease in Redis holds while this process leads.
         lease: key of the lease, or None when Redis could not be asked.
-        landed: done with the sealed answer; or with None: no answer came, somebody else may
-            lead; or with b"": the answer may not be stored, each caller asks for itself.
+        answer: once landed, the sealed answer; or None: no answer came, somebody else may lead;
+            or b"": the answer may not be stored, each caller asks for itself.
     """
 
-    __slots__ = ("deadline", "landed", "lease", "owner", "token")
+    __slots__ = ("_landed", "_lock", "_waited_for", "answer", "deadline", "lease", "owner", "token")
 
     def __init__(self, owner: Owner, token: str, lease: bytes | None, deadline: float) -> None:
         self.owner = owner
         self.token = token
         self.lease = lease
         self.deadline = deadline
-        self.landed: Future[bytes | None] = Future()
+        self.answer: bytes | None = None
+        self._landed = False
+        self._waited_for: Future[None] | None = None  # most flights are not: it is made when needed
+        self._lock = threading.Lock()
+
+    def landing(self) -> Future[None]:
+        """A future that is done when the flight has landed."""
+        with self._lock:
+            if self._waited_for is None:
+                self._waited_for = Future()
+                if self._landed:
+                    self._waited_for.set_result(None)
+            return self._waited_for
+
+    def land(self, answer: bytes | None) -> None:
+        """Called once, by `Flights`."""
+        with self._lock:
+            self.answer = answer
+            self._landed = True
+            waited_for = self._waited_for
+        if waited_for is not None:
+            waited_for.set_result(None)
 
     def over(self, now: float) -> bool:
         """Whether no answer is to be expected any more."""
@@ -111,11 +132,19 @@ class Flights:
             before = self._flights.get(digest)
             if before is not None and lease is None and not before.over(self._clock()):
                 return before
-            flight = self._flights[digest] = Flight(
-                owner, token, lease, self._clock() + self._longest
-            )
-        if before is not None:
-            before.landed.set_result(None)
+            ended = []
+            if before is not None:
+                ended.append(before)
+                self._forget(digest, before)
+            mine = self._by_owner.setdefault(owner.identity, {})
+            if len(mine) >= _PER_OWNER:
+                oldest, forsaken = next(iter(mine.items()))
+                ended.append(forsaken)
+                self._forget(oldest, forsaken)
+            flight = Flight(owner, token, lease, self._clock() + self._longest)
+            self._flights[digest] = mine[digest] = flight
+        for each in ended:
+            each.land(None)
         return flight
 
     def land(
@@ -127,7 +156,7 @@ class Flights:
             if current is None or (flight is not None and flight is not current):
                 return None
             self._forget(digest, current)
-        current.landed.set_result(answer)
+        current.land(answer)
         return current
 
     def sweep(self) -> tuple[list[Flight], list[Flight]]:

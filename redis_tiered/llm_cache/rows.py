@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from redis_tiered.tiers.schema import entries, scopes, tags
@@ -147,14 +157,19 @@ def new_generation(scope: str, fresh: str) -> Callable[[Connection], None]:
     return work
 
 
-def slide(scope: str, digest: str, value: bytes, expires: int) -> Callable[[Connection], None]:
+def slide(
+    scope: str, digest: str, value: bytes, created: int, expires: int
+) -> Callable[[Connection], None]:
     """Give an entry a later end, unless it was deleted or replaced meanwhile."""
 
     def work(connection: Connection) -> None:
         connection.execute(
             update(entries)
             .where(
-                entries.c.scope == scope, entries.c.digest == digest, entries.c.expires < expires
+                entries.c.scope == scope,
+                entries.c.digest == digest,
+                entries.c.created == created,
+                entries.c.expires < expires,
             )
             .values(value=value, expires=expires)
         )
@@ -166,7 +181,7 @@ def forget(scope: str, digests: Sequence[str]) -> Callable[[Connection], int]:
     """Delete entries and their tags; the unit of work tells how many there were."""
 
     def work(connection: Connection) -> int:
-        return _delete(connection, scope, digests)
+        return len(_delete(connection, scope, digests))
 
     return work
 
@@ -194,36 +209,38 @@ def purge(scope: str, now: int) -> Callable[[Connection], tuple[int, list[str]]]
 
     def work(connection: Connection) -> tuple[int, list[str]]:
         current = select(scopes.c.generation).where(scopes.c.scope == scope).scalar_subquery()
-        # Two statements, each on an index of its own.
-        cleared = select(entries.c.digest).where(
-            entries.c.scope == scope, entries.c.generation < current
-        )
-        cleared_too = select(entries.c.digest).where(
-            entries.c.scope == scope, entries.c.generation > current
-        )
-        digests = [
-            *connection.execute(cleared.limit(_BATCH)).scalars(),
-            *connection.execute(cleared_too.limit(_BATCH)).scalars(),
+        # Three statements, each on an index of its own.
+        cleared = [
+            *_purge(connection, scope, entries.c.generation < current),
+            *_purge(connection, scope, entries.c.generation > current),
         ]
-        expired = (
-            select(entries.c.digest)
-            .where(entries.c.scope == scope, entries.c.expires <= now)
-            .limit(_BATCH)
-        )
-        gone = [*digests, *connection.execute(expired).scalars()]
-        if gone:
-            _delete(connection, scope, gone)
-        return len(gone), digests
+        expired = _purge(connection, scope, entries.c.expires <= now)
+        return len(cleared) + len(expired), cleared
 
     return work
 
 
-def _delete(connection: Connection, scope: str, digests: Sequence[str]) -> int:
-    connection.execute(delete(tags).where(tags.c.scope == scope, tags.c.digest.in_(digests)))
-    result = connection.execute(
-        delete(entries).where(entries.c.scope == scope, entries.c.digest.in_(digests))
+def _purge(connection: Connection, scope: str, condition: ColumnElement[bool]) -> list[str]:
+    found = select(entries.c.digest).where(entries.c.scope == scope, condition).limit(_BATCH)
+    digests = list(connection.execute(found).scalars())
+    return _delete(connection, scope, digests, condition) if digests else []
+
+
+def _delete(
+    connection: Connection, scope: str, digests: Sequence[str], *conditions: ColumnElement[bool]
+) -> list[str]:
+    # The conditions hold for what is there now: on PostgreSQL an entry may have been written anew
+    # since it was found. Entries before tags, the order in which they are written.
+    gone = list(
+        connection.execute(
+            delete(entries)
+            .where(entries.c.scope == scope, entries.c.digest.in_(digests), *conditions)
+            .returning(entries.c.digest)
+        ).scalars()
     )
-    return int(result.rowcount)
+    without = gone if conditions else digests
+    connection.execute(delete(tags).where(tags.c.scope == scope, tags.c.digest.in_(without)))
+    return gone
 
 
 def _generation(connection: Connection, scope: str, fresh: str) -> str:

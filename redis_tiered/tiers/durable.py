@@ -120,16 +120,18 @@ def _connect_args(url: DurableURL, timeout: float) -> dict[str, Any]:
     }
 
 
-def _tune(engine: Engine) -> None:
-    """SQLite: WAL, and explicit transactions that take the write lock at once.
+def _reader_and_writer(engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Execution options of an engine for reads and for writes; both share its connections.
 
-    A transaction that starts as a reader and becomes a writer fails with SQLITE_BUSY without
-    waiting; BEGIN IMMEDIATE waits. The driver's own implicit BEGIN is switched off.
+    PostgreSQL reads in autocommit: a statement is one round trip, not three. SQLite is put into
+    WAL, and the driver's own implicit BEGIN is switched off: reads need none, and a transaction
+    that starts as a reader and becomes a writer fails with SQLITE_BUSY without waiting, where
+    BEGIN IMMEDIATE waits for its turn.
     """
     from sqlalchemy import event
 
     if engine.dialect.name != "sqlite":
-        return
+        return {"isolation_level": "AUTOCOMMIT"}, {}
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -141,7 +143,10 @@ def _tune(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("redis_tiered_write"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return {}, {"redis_tiered_write": True}
 
 
 def _failure(error: Exception) -> TierError:
@@ -253,7 +258,11 @@ class SyncDurable:
 
         from redis_tiered.tiers.schema import migrate
 
-        with self._lock:
+        # A database that is locked keeps the first caller for a whole timeout: the others do not
+        # queue up behind it for one timeout each.
+        if not self._lock.acquire(timeout=self._timeout):
+            raise TierUnavailable("durable", "timeout", "it is still being opened")
+        try:
             if self._engines is None:
                 try:
                     engine = create_engine(
@@ -264,15 +273,19 @@ class SyncDurable:
                     )
                 except ImportError:
                     raise MissingExtra("postgres", "a PostgreSQL durable tier") from None
-                _tune(engine)
+                reads, writes = _reader_and_writer(engine)
+                writer = engine.execution_options(**writes) if writes else engine
                 try:
-                    with engine.begin() as connection:
+                    with writer.begin() as connection:
                         migrate(connection)
                 except BaseException:
                     engine.dispose()
                     raise
-                self._engines = (engine.execution_options(isolation_level="AUTOCOMMIT"), engine)
+                reader = engine.execution_options(**reads) if reads else engine
+                self._engines = (reader, writer)
             return self._engines
+        finally:
+            self._lock.release()
 
 
 class AsyncDurable:
@@ -306,7 +319,9 @@ class AsyncDurable:
 
         from redis_tiered.tiers.schema import migrate
 
-        async with self._opening:
+        async with asyncio.timeout(self._timeout):
+            await self._opening.acquire()
+        try:
             if self._engines is None:
                 try:
                     engine = create_async_engine(
@@ -317,15 +332,19 @@ class AsyncDurable:
                     )
                 except ImportError:
                     raise MissingExtra("postgres", "a PostgreSQL durable tier") from None
-                _tune(engine.sync_engine)
+                reads, writes = _reader_and_writer(engine.sync_engine)
+                writer = engine.execution_options(**writes) if writes else engine
                 try:
-                    async with engine.begin() as connection:
+                    async with writer.begin() as connection:
                         await connection.run_sync(migrate)
                 except BaseException:
                     await engine.dispose()
                     raise
-                self._engines = (engine.execution_options(isolation_level="AUTOCOMMIT"), engine)
+                reader = engine.execution_options(**reads) if reads else engine
+                self._engines = (reader, writer)
             return self._engines
+        finally:
+            self._opening.release()
 
 
 def _database_errors() -> tuple[type[Exception], ...]:

@@ -27,6 +27,7 @@ logger = logging.getLogger("redis_tiered")
 # many more: a server that hangs without closing its connections is noticed in twice this time.
 _HEARTBEAT = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+_REFUSED_PAUSE = 30.0
 _TOPOLOGY_INTERVAL = 1.0
 
 
@@ -37,7 +38,8 @@ class Invalidations:
         memory: what to keep coherent.
         factory: makes the connections.
         redis: tells the primaries of a cluster.
-        breaker: told when the server is seen alive, so that service resumes at once.
+        breaker: told when the server is seen alive, so that service resumes at once, and when it
+            may have been away though this process asked it nothing.
         prefix: of the keys that matter.
     """
 
@@ -99,8 +101,11 @@ class Invalidations:
 
     def _lost(self, address: Address | None) -> None:
         with self._lock:
+            listened = address in self._listening
             self._listening.discard(address)
         self._settle()
+        if listened and not self._stop.is_set():
+            self._breaker.interrupted()
 
     def _settle(self) -> None:
         # Everything is dropped on every change: what was kept may have missed a message.
@@ -162,6 +167,14 @@ def _listen(reference: weakref.ref[Invalidations], address: Address | None) -> N
                         asked = True
                         connection.send_command("PING", check_health=False)
                     owner = reference()
+            except rx.ResponseError as error:
+                # A proxy or a restricted user: probed again now and then, in case that changes.
+                logger.log(
+                    logging.DEBUG if pause == _REFUSED_PAUSE else logging.WARNING,
+                    "the server refuses CLIENT TRACKING, L1 stays empty: %s",
+                    error,
+                )
+                pause = _REFUSED_PAUSE
             except (rx.RedisError, RedisTieredError, OSError) as error:
                 logger.debug("invalidation connection lost: %s", type(error).__name__)
             if connection is not None:
@@ -169,8 +182,11 @@ def _listen(reference: weakref.ref[Invalidations], address: Address | None) -> N
                 connection = None
             if (owner := reference()) is not None:
                 owner._lost(address)
-                owner._stop.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+                stop = owner._stop
+                del owner
+                stop.wait(pause)
+            if pause != _REFUSED_PAUSE:
+                pause = min(pause * 2, _LONGEST_PAUSE)
     finally:
         if connection is not None:
             connection.disconnect()

@@ -11,13 +11,15 @@ made at the same time travel as one pipeline; a cancelled caller never disturbs 
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hiredis import pack_command as _pack
+from hiredis import pack_command
 from redis import connection as blocking
 from redis import exceptions as rx
 from redis.asyncio import connection as aio
@@ -43,7 +45,7 @@ _BATCH = 512
 
 # redis-py's asyncio connections pack in Python, five times slower than hiredis; its stub asks for
 # a tuple of one.
-pack: Callable[[Command], bytes] = _pack  # type: ignore[assignment]
+_pack: Callable[[Command], bytes] = pack_command  # type: ignore[assignment]
 
 
 def failure(error: Exception, *, connecting: bool = False) -> TierError:
@@ -67,8 +69,11 @@ def failure(error: Exception, *, connecting: bool = False) -> TierError:
         # redis-py strips the first word of the message
         word = "MOVED" if isinstance(error, rx.MovedError) else "ASK"
         return Moved(f"{word} {error}")
-    if isinstance(error, rx.ClusterDownError | rx.TryAgainError):
+    if isinstance(error, rx.ClusterDownError):
         return TierUnavailable("redis", "clusterdown")
+    if isinstance(error, rx.TryAgainError):
+        # Only this one slot is between two nodes: no reason to leave the others alone.
+        return TierReplyError("redis", "tryagain")
     if isinstance(error, rx.ResponseError):
         word = str(error).partition(" ")[0]
         if word in ("MISCONF", "NOREPLICAS"):
@@ -343,20 +348,40 @@ class _AsyncAsked:
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
     """Send commands and read every reply; the first error reply is raised after the last is read."""
-    if len(commands) == 1:
-        connection.send_packed_command((pack(commands[0]),), check_health=False)
-        return [connection.read_response()]
-    connection.send_packed_command((b"".join(map(pack, commands)),), check_health=False)
+    try:
+        return _exchange_packed(connection, b"".join(map(_pack_briefly, commands)), len(commands))
+    except rx.NoScriptError:
+        return _exchange_packed(connection, b"".join(map(_pack, commands)), len(commands))
+
+
+def _exchange_packed(connection: Any, packed: bytes, count: int) -> list[Any]:
+    connection.send_packed_command((packed,), check_health=False)
+    read = connection.read_response
+    if count == 1:
+        return [read()]
     replies: list[Any] = []
     problem: rx.ResponseError | None = None
-    for _ in commands:
+    for _ in range(count):
         try:
-            replies.append(connection.read_response())
+            replies.append(read())
         except rx.ResponseError as error:
             problem = problem or error
     if problem is not None:
         raise problem
     return replies
+
+
+def _pack_briefly(command: Command) -> bytes:
+    """Serialize a command; a script by its digest. A server that does not know the script says
+    NOSCRIPT, and is sent the command whole: all commands sent with a script may be repeated."""
+    if command[0] == "EVAL":
+        return _pack(("EVALSHA", _digest(command[1]), *command[2:]))
+    return _pack(command)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class _Pool:
@@ -457,12 +482,12 @@ class _Pool:
 
 
 class _Request:
-    __slots__ = ("commands", "done", "replies")
+    __slots__ = ("commands", "done", "pack")
 
     def __init__(self, commands: Sequence[Command], done: asyncio.Future[list[Any]]) -> None:
         self.commands = commands
         self.done = done
-        self.replies: list[Any] = []
+        self.pack: Callable[[Command], bytes] = _pack_briefly
 
 
 class _Channels:
@@ -557,26 +582,33 @@ class _Channel:
 
     async def _exchange(self, batch: list[_Request]) -> None:
         connection = self._connection
-        packed = b"".join(pack(command) for request in batch for command in request.commands)
+        packed = b"".join(
+            [request.pack(command) for request in batch for command in request.commands]
+        )
         await connection.send_packed_command((packed,), check_health=False)
         read = connection.read_response
-        broken = False
+        read_only = False
         for request in batch:
+            replies: list[Any] = []
             problem: rx.ResponseError | None = None
             for _ in request.commands:
                 try:
-                    request.replies.append(await read())
+                    replies.append(await read())
                 except rx.ResponseError as error:
                     problem = problem or error
             if request.done.done():  # its caller was cancelled
                 continue
             if problem is None:
-                request.done.set_result(request.replies)
+                request.done.set_result(replies)
+            elif isinstance(problem, rx.NoScriptError) and request.pack is not _pack:
+                request.pack = _pack
+                self._queue.append(request)
             else:
                 reason = failure(problem)
-                broken = broken or reason.kind == "readonly"
+                read_only = read_only or reason.kind == "readonly"
                 request.done.set_exception(reason)
-        if broken:
+        if read_only:
+            # After a failover this server stays read-only: the next connection must look anew.
             await self._disconnect()
 
     async def _disconnect(self) -> None:

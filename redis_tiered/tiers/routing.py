@@ -78,7 +78,9 @@ class ClusterRouter:
         Raises:
             TierError: a node failed, a slot is not served, or redirections do not end.
         """
-        slots = yield from self._table(fresh=fresh)
+        slots = yield from self._table(fresh=fresh, drop=fresh)
+        if step.everywhere:
+            return (yield from self._everywhere(step.commands))
         if step.node is not None:
             primaries = sorted({address for address in slots if address is not None})
             return (yield Send(primaries[step.node % len(primaries)], step.commands, fresh))
@@ -102,32 +104,49 @@ class ClusterRouter:
         slots = yield from self._table(fresh=True)
         return sorted({address for address in slots if address is not None})
 
+    def _everywhere(self, commands: Sequence[Command]) -> Routing:
+        replies: list[Any] = []
+        for address in (yield from self.primaries()):
+            replies += yield Send(address, commands, False)
+        return replies
+
     def _follow(self, address: Address, commands: list[Command], fresh: bool) -> Routing:
-        wanted = len(commands)
-        for _ in range(_REDIRECTIONS):
+        try:
+            return (yield Send(address, commands, fresh))
+        except Moved as moved:
+            if len(commands) == 1:
+                return [(yield from self._redirected(moved, commands[0]))]
+        # While a slot migrates each key may be on either side, and the commands of one pipeline
+        # need not be of one slot: send each anew, to where it belongs.
+        answers: list[Any] = []
+        for command in commands:
             try:
-                answers = yield Send(address, commands, fresh)
+                answers += yield Send(address, (command,), False)
             except Moved as moved:
-                # The first redirection of a pipeline speaks for all of it: our pipelines hold
-                # commands of one slot, or are safe to send again.
-                address = moved.address
-                if moved.ask:
-                    commands = [
-                        word for command in commands[-wanted:] for word in (("ASKING",), command)
-                    ]
-                else:
-                    self._slots = None
-            else:
-                return answers if len(answers) == wanted else answers[1::2]
+                answers.append((yield from self._redirected(moved, command)))
+        return answers
+
+    def _redirected(self, moved: Moved, command: Command) -> Routing:
+        for _ in range(_REDIRECTIONS):
+            asking: tuple[Command, ...] = (("ASKING",),) if moved.ask else ()
+            if not moved.ask:
+                self._slots = None
+            try:
+                return (yield Send(moved.address, (*asking, command), False))[-1]
+            except Moved as again:
+                moved = again
         raise TierUnavailable("redis", "clusterdown", "redirections do not end")
 
-    def _table(self, *, fresh: bool) -> Generator[Send, list[Any], list[Address | None]]:
+    def _table(
+        self, *, fresh: bool, drop: bool = False
+    ) -> Generator[Send, list[Any], list[Address | None]]:
+        """The primary of each slot; `fresh` asks for it, `drop` on new connections."""
         if self._slots is not None and not fresh:
             return self._slots
         problem: TierError | None = None
         for address in dict.fromkeys((*self._known, *self._seeds)):
             try:
-                [reply] = yield Send(address, (("CLUSTER", "SLOTS"),), fresh)
+                [reply] = yield Send(address, (("CLUSTER", "SLOTS"),), drop)
                 self._slots = _slots_of(reply, address)
             except TierError as error:
                 problem = problem or error

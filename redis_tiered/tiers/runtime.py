@@ -176,6 +176,9 @@ class Runtime:
         clients = self._loops.get(loop)
         if clients is None:
             clients = self._loops[loop] = _LoopClients(self)
+            if self._invalidations is None:
+                # Nobody watched the server since an earlier loop closed its connections.
+                self.guards.redis.interrupted()
             await clients.enter()
         return clients
 
