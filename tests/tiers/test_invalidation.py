@@ -25,7 +25,7 @@ def test_a_server_that_refuses_tracking_is_used_without_l1(
         Tiers(server.url) as tiers,
     ):
         with contextlib.closing(server.client()) as admin:
-            admin.acl_setuser("default", commands=["-client|tracking"])
+            admin.execute_command("ACL", "SETUSER", "default", "-client|tracking")
         cache = LLMCache(tiers)
         assert cache.lookup(REQUEST) is None
         cache.update(REQUEST, b"answer")
