@@ -56,7 +56,7 @@ class RedisTieredCache(BaseCache):
         sliding: bool = False,
         early: float = 0.0,
         single_flight: float = 30.0,
-        compress_from: int | None = 2048,
+        compress_from: int | None = 4096,
         prices: Prices | None = None,
         store_truncated: bool = False,
     ) -> None:

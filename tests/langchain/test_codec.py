@@ -1,0 +1,594 @@
+"""What was encoded comes back equal, in new objects, with fresh message ids - or is refused."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import decimal
+import enum
+import json
+import os
+import pickle
+import uuid
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    ChatMessageChunk,
+    FunctionMessage,
+    FunctionMessageChunk,
+    HumanMessage,
+    HumanMessageChunk,
+    RemoveMessage,
+    SystemMessage,
+    SystemMessageChunk,
+    ToolMessage,
+    ToolMessageChunk,
+)
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+from pydantic import BaseModel, Field
+
+from langchain_redis_tiered import _codec
+from langchain_redis_tiered._codec import decode, encode
+from redis_tiered.errors import Uncacheable, Unreadable
+
+# --- random answers --------------------------------------------------------------------------
+
+words = st.text(max_size=8) | st.sampled_from(["\0bytes", "\0", "\0\0x", "lc", "__lc_escaped__"])
+counts = st.integers(0, 10**6)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words
+    | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+dicts = st.dictionaries(words, values, max_size=3)
+arguments = st.dictionaries(words, st.none() | st.booleans() | counts | words, max_size=3)
+blocks = st.lists(
+    words
+    | st.builds(lambda text: {"type": "text", "text": text}, words)
+    | st.builds(lambda text: {"text": text}, words)
+    | dicts.filter(lambda block: "type" not in block and "text" not in block),
+    max_size=3,
+)
+contents = words | blocks
+usages = st.none() | st.builds(
+    lambda i, o, details: {
+        "input_tokens": i,
+        "output_tokens": o,
+        "total_tokens": i + o,
+        **details,
+    },
+    counts,
+    counts,
+    st.sampled_from([{}, {"input_token_details": {"cache_read": 1}, "output_token_details": {}}]),
+)
+names = st.none() | words
+calls = st.lists(
+    st.builds(lambda n, a, i: {"name": n, "args": a, "id": i}, words, arguments, names),
+    max_size=2,
+)
+invalid_calls = st.lists(
+    st.builds(lambda n, a, i: {"name": n, "args": a, "id": i, "error": None}, names, names, names),
+    max_size=2,
+)
+chunks = st.lists(
+    st.builds(
+        lambda n, a, i, x: {"name": n, "args": a, "id": i, "index": x},
+        names,
+        st.sampled_from(["", "{", '{"a": 1}', "[1]", None]),
+        names,
+        st.none() | counts,
+    ),
+    max_size=2,
+)
+common = {
+    "content": contents,
+    "additional_kwargs": dicts,
+    "response_metadata": dicts,
+    "name": names,
+    "id": names,
+}
+some = {"additional_kwargs", "response_metadata", "name", "id"}
+
+
+def made(cls: type[BaseMessage], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Messages of a class with some of its fields set."""
+    required = {k: v for k, v in fields.items() if k in ("tool_call_id", "role", "name")}
+    optional = {k: v for k, v in (common | fields).items() if k not in required}
+    required["content"] = optional.pop("content")
+    optional["custom_field"] = values
+    return st.fixed_dictionaries(required, optional=optional).map(lambda kwargs: cls(**kwargs))
+
+
+ai = {"tool_calls": calls, "invalid_tool_calls": invalid_calls, "usage_metadata": usages}
+tool = {"tool_call_id": words, "artifact": values, "status": st.sampled_from(["success", "error"])}
+chunk_messages = st.one_of(
+    made(AIMessageChunk, usage_metadata=usages, tool_call_chunks=chunks),
+    made(AIMessageChunk, **ai, chunk_position=st.sampled_from([None, "last"])),
+    made(HumanMessageChunk),
+    made(SystemMessageChunk),
+    made(ToolMessageChunk, **tool),
+    made(FunctionMessageChunk, name=words),
+    made(ChatMessageChunk, role=words),
+)
+messages = st.one_of(
+    made(AIMessage, **ai),
+    made(HumanMessage),
+    made(SystemMessage),
+    made(ToolMessage, **tool),
+    made(FunctionMessage, name=words),
+    made(ChatMessage, role=words),
+    chunk_messages,
+)
+infos = st.none() | dicts
+generations = st.one_of(
+    st.builds(Generation, text=words, generation_info=infos),
+    st.builds(Generation, text=words),
+    st.builds(GenerationChunk, text=words, generation_info=infos),
+    st.builds(ChatGeneration, message=messages, generation_info=infos),
+    st.builds(ChatGeneration, message=messages),
+    st.builds(ChatGenerationChunk, message=chunk_messages, generation_info=infos),
+)
+
+
+def with_the_ids_of(found: list[Generation], original: list[Generation]) -> list[Generation]:
+    """A copy whose messages have the first ids again; checks that they had fresh ones."""
+    found = copy.deepcopy(found)
+    for one, two in zip(found, original, strict=True):
+        if isinstance(one, ChatGeneration) and isinstance(two, ChatGeneration):
+            if two.message.id is None:
+                assert one.message.id is None
+            else:
+                assert one.message.id != two.message.id
+                assert one.message.id is not None
+                assert one.message.id.startswith("lc_run--")
+                one.message.__dict__["id"] = two.message.id
+    return found
+
+
+def state(value: Any) -> Any:
+    """Everything an object holds, with exact types."""
+    if isinstance(value, BaseModel):
+        return (
+            type(value),
+            [(key, state(item)) for key, item in value.__dict__.items()],
+            value.__pydantic_fields_set__,
+            state(value.__pydantic_extra__),
+            value.__pydantic_private__,
+        )
+    if isinstance(value, dict):
+        return [(key, state(item)) for key, item in value.items()]
+    if isinstance(value, list):
+        return [state(item) for item in value]
+    return type(value), repr(value)
+
+
+@given(st.lists(generations, max_size=3))
+@settings(deadline=None, max_examples=300)
+def test_what_comes_back_cannot_be_told_from_what_went_in(original: list[Generation]) -> None:
+    before = state(original)
+    payload = encode(original)
+    assert state(original) == before
+    found = decode(payload)
+    assert type(found) is list
+    again = with_the_ids_of(found, original)
+    assert again == original
+    assert state(again) == before
+    assert [g.model_dump() for g in again] == [g.model_dump() for g in original]
+    assert [repr(g) for g in again] == [repr(g) for g in original]
+    assert pickle.loads(pickle.dumps(again)) == original
+    for one, two in zip(again, original, strict=True):
+        assert one.model_fields_set == two.model_fields_set
+        if isinstance(one, ChatGeneration) and isinstance(two, ChatGeneration):
+            assert one.message.text == two.message.text
+            assert blocks_of(one.message) == blocks_of(two.message)
+
+
+def blocks_of(message: BaseMessage) -> Any:
+    try:
+        return message.content_blocks
+    except Exception as error:  # core's own translators dislike some random content
+        return type(error)
+
+
+@given(chunk_messages.filter(lambda m: type(m) is AIMessageChunk))
+@settings(deadline=None)
+def test_chunks_can_still_be_added(message: AIMessageChunk) -> None:
+    plain = AIMessageChunk(content="more", tool_call_chunks=[], usage_metadata=None)
+    original = ChatGenerationChunk(message=message)
+    [found] = with_the_ids_of(decode(encode([original])), [original])
+
+    def added(chunk: Any) -> Any:
+        try:
+            return chunk + ChatGenerationChunk(message=plain)
+        except (TypeError, ValueError) as error:
+            return type(error)
+
+    assert added(found) == added(original)
+
+
+def test_setting_and_copying_work_as_ever() -> None:
+    [found] = decode(encode([ChatGeneration(message=AIMessage("a", id="run-1"))]))
+    assert isinstance(found, ChatGeneration)
+    # As `BaseChatModel._convert_cached_generations` does.
+    found.message = found.message.model_copy(update={"usage_metadata": {"total_cost": 0}})
+    found.message.name = "n"
+    found.message.other = 1  # type: ignore[attr-defined]
+    assert found.message.model_fields_set >= {"name", "other", "content"}
+    [again] = decode(encode([found]))
+    assert isinstance(again, ChatGeneration)
+    assert again.message.usage_metadata == {"total_cost": 0}
+
+
+def test_every_call_returns_objects_of_its_own() -> None:
+    message = AIMessage(
+        [{"type": "text", "text": "a"}],
+        tool_calls=[{"name": "f", "args": {"x": [1]}, "id": "c"}],
+        response_metadata={"a": {"b": 1}},
+        id="run-1",
+    )
+    payload = encode([ChatGeneration(message=message), ChatGeneration(message=AIMessage("x"))])
+    one, two = decode(payload), decode(payload)
+    ids: set[int] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, BaseModel):
+            assert id(value) not in ids
+            ids.add(id(value))
+            collect(value.__dict__)
+            collect(value.__pydantic_extra__)
+            collect(value.__pydantic_fields_set__)
+        elif isinstance(value, dict | list | set):
+            assert id(value) not in ids
+            ids.add(id(value))
+            for item in value.values() if isinstance(value, dict) else value:
+                collect(item)
+
+    collect(one)
+    collect(two)
+    one[0].message.tool_calls.append({})  # type: ignore[attr-defined]
+    one[0].message.response_metadata["a"]["b"] = 2  # type: ignore[attr-defined]
+    assert decode(payload)[0].message.response_metadata == {"a": {"b": 1}}  # type: ignore[attr-defined]
+
+
+def test_ids_are_unique_in_a_forked_process_too() -> None:
+    payload = encode([ChatGeneration(message=AIMessage("x", id="1"))])
+
+    def ids() -> set[str]:
+        return {decode(payload)[0].message.id for _ in range(100)}  # type: ignore[attr-defined]
+
+    _codec._ids.reset()
+    mine = ids()
+    assert len(mine) == 100
+    if not hasattr(os, "register_at_fork"):
+        return
+    # Forking this process with its threads is what a test must not do; its hook can be called.
+    count = copy.copy(_codec._ids._count)
+    _codec._ids.reset()
+    theirs = ids()
+    assert next(count) == 100
+    assert mine.isdisjoint(theirs)
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+class Color(enum.StrEnum):
+    RED = "red"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Record(BaseModel):
+    a: int
+
+
+class MyMessage(AIMessage):
+    pass
+
+
+class MyGeneration(ChatGeneration):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, 2),
+        {1, 2},
+        {1: 2},
+        {(1,): 2},
+        float("nan"),
+        float("inf"),
+        2**64,
+        -(2**63) - 1,
+        "\ud800",
+        {"\ud800": 1},
+        bytearray(b"x"),
+        datetime.datetime(2020, 1, 1),
+        decimal.Decimal(1),
+        uuid.UUID(int=1),
+        Color.RED,
+        Text("x"),
+        {Text("x"): 1},
+        Record(a=1),
+        object(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_that_would_come_back_changed_are_refused(value: Any) -> None:
+    places = [
+        ChatGeneration(message=AIMessage("x", additional_kwargs={"a": [{"b": value}]})),
+        ChatGeneration(message=AIMessage("x", response_metadata={"a": value})),
+        ChatGeneration(message=AIMessage("x", custom=value)),
+        Generation(text="x", generation_info={"a": value}),
+    ]
+    for generation in places:
+        with pytest.raises(Uncacheable) as refused:
+            encode([generation])
+        assert refused.value.reason == "unserializable_answer"
+
+
+def test_the_refusal_says_where() -> None:
+    with pytest.raises(Uncacheable) as refused:
+        encode([Generation(text="x", generation_info={"a": [1, {"b": (1,)}]})])
+    assert refused.value.detail == "[0].generation_info.a[1].b: tuple"
+
+
+def test_nesting_is_bounded() -> None:
+    value: Any = []
+    value.append(value)
+    with pytest.raises(Uncacheable):
+        encode([Generation(text="x", generation_info={"a": value})])
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        ChatGeneration(message=MyMessage("x")),
+        MyGeneration(message=AIMessage("x")),
+        ChatGeneration(message=RemoveMessage(id="x")),
+        ChatGeneration.model_construct(message="x", text="x"),
+        "text",
+        None,
+    ],
+    ids=repr,
+)
+def test_other_classes_are_refused(generation: Any) -> None:
+    with pytest.raises(Uncacheable):
+        encode([generation])
+
+
+def test_objects_bent_out_of_shape_are_refused() -> None:
+    for field, value in [
+        ("content", 1),
+        ("content", [1]),
+        ("tool_calls", [{}]),
+        ("tool_calls", [1]),
+        ("usage_metadata", {"input_tokens": "1"}),
+        ("id", 1),
+        ("name", 1),
+        ("type", "human"),
+        ("unknown", 1),
+    ]:
+        generation = ChatGeneration(message=AIMessage("x"))
+        generation.message.__dict__[field] = value
+        with pytest.raises(Uncacheable):
+            encode([generation])
+
+
+# --- structured output -----------------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    at: datetime.date
+    number: int = Field(alias="n")
+
+
+class Lossy(BaseModel):
+    secret: int = Field(exclude=True)
+
+
+class Raising(BaseModel):
+    a: int
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+
+def test_a_parsed_answer_is_stored_as_its_dict() -> None:
+    parsed = Answer(at=datetime.date(2020, 1, 2), n=3)
+    message = AIMessage("{}", additional_kwargs={"parsed": parsed, "refusal": None})
+    [found] = decode(encode([ChatGeneration(message=message)]))
+    assert message.additional_kwargs["parsed"] is parsed
+    assert isinstance(found, ChatGeneration)
+    kept = found.message.additional_kwargs["parsed"]
+    assert kept == {"at": "2020-01-02", "n": 3}
+    # As `_oai_structured_outputs_parser` (langchain-openai) reads a dict.
+    assert Answer(**kept) == parsed
+
+
+@pytest.mark.parametrize("parsed", [Lossy(secret=1), Raising(a=1)], ids=["lossy", "raising"])
+def test_a_parsed_answer_that_would_change_is_refused(parsed: BaseModel) -> None:
+    message = AIMessage("{}", additional_kwargs={"parsed": parsed})
+    with pytest.raises(Uncacheable):
+        encode([ChatGeneration(message=message)])
+
+
+# --- stored bytes ----------------------------------------------------------------------------
+
+SAMPLE = [
+    ChatGeneration(
+        message=AIMessage(
+            "hello",
+            id="run-1",
+            name="n",
+            additional_kwargs={"b": b"x", "\0": 1},
+            response_metadata={"finish_reason": "stop"},
+            tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}],
+            usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            custom=1,
+        ),
+        generation_info={"a": 1},
+    ),
+    Generation(text="t"),
+    ChatGenerationChunk(message=AIMessageChunk(content=["a", {"type": "text", "text": "b"}])),
+]
+PAYLOAD = encode(SAMPLE)
+
+
+def read(payload: bytes) -> None:
+    """Unreadable, or a list that is as valid as one LangChain built."""
+    try:
+        found = decode(payload)
+    except Unreadable:
+        return
+    assert type(found) is list
+    for generation in found:
+        assert type(generation) in (
+            Generation,
+            GenerationChunk,
+            ChatGeneration,
+            ChatGenerationChunk,
+        )
+        assert isinstance(generation.text, str)
+        assert generation.generation_info is None or type(generation.generation_info) is dict
+        if isinstance(generation, ChatGeneration):
+            message = generation.message
+            fields = {name: getattr(message, name) for name in type(message).model_fields}
+            for call in fields.get("tool_calls", []):
+                for key in call.keys() - {"name", "args", "id", "type"}:
+                    del call[key]
+            type(message)(**fields)  # its validators agree
+        encode(found)
+
+
+@given(st.binary())
+@example(b"")
+@example(b"\1")
+@example(b"\3[]")
+@example(b"\1{}")
+@example(b"\1" + b"[" * 5000 + b"]" * 5000)
+@example(b"\2" + b"[" * 1000 + b"]" * 1000)
+@example(b'\2[["g","text",{"text":{"\\u0000bytes":"?"}}]]')
+def test_foreign_bytes(payload: bytes) -> None:
+    read(payload)
+    for version in (b"\1", b"\2"):
+        read(version + payload)
+
+
+def test_every_truncation_is_unreadable() -> None:
+    for end in range(len(PAYLOAD)):
+        with pytest.raises(Unreadable):
+            decode(PAYLOAD[:end])
+
+
+def test_every_flipped_bit_is_survived() -> None:
+    for at in range(len(PAYLOAD)):
+        for bit in range(8):
+            read(PAYLOAD[:at] + bytes([PAYLOAD[at] ^ 1 << bit]) + PAYLOAD[at + 1 :])
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path]
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            found += paths(item, (*path, i))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            found += paths(item, (*path, key))
+    return found
+
+
+CONTENT = orjson.loads(PAYLOAD[1:])
+OTHERS: list[Any] = [None, True, 0, -1, 1.5, "", "ai", "c", "x y", [], [[]], {}, {"a": 1}, ["a"]]
+
+
+@pytest.mark.parametrize("path", paths(CONTENT)[1:], ids=str)
+def test_every_value_of_another_type_is_survived(path: tuple[Any, ...]) -> None:
+    for other in OTHERS:
+        content = copy.deepcopy(CONTENT)
+        holder = content
+        for step in path[:-1]:
+            holder = holder[step]
+        holder[path[-1]] = other
+        read(PAYLOAD[:1] + orjson.dumps(content))
+    content = copy.deepcopy(CONTENT)
+    holder = content
+    for step in path[:-1]:
+        holder = holder[step]
+    del holder[path[-1]]
+    read(PAYLOAD[:1] + orjson.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [["c", "message text", {}, ["ai", "content", {"content": 1}, True], None]],
+        [["c", "message text", {}, ["ai", "content", {}, True], None]],
+        [["c", "message text", {"message": 1}, ["ai", "content", {"content": ""}, True], None]],
+        [["c", "message text", {}, ["ai", "content", {"content": "", "id": "x"}, True], None]],
+        [["c", "message text", {}, ["ai", "content", {"content": "", "type": "x"}, True], None]],
+        [["c", "message text", {}, ["ai", "content x", {"content": ""}, True], None]],
+        [["c", "message text", {}, ["ai", "content", {"content": ""}, 1], None]],
+        [["c+", "message text", {}, ["ai", "content", {"content": ""}, True], None]],
+        [["c", "message text", {}, ["os.system", "content", {"content": ""}, True], None]],
+        [["c", "message text", {}, ["function", "content", {"content": "", "name": None}, True]]],
+        [["g", "text", {"text": "x"}, 1]],
+        [["g", "text", {"text": None}]],
+        [["g", "text", {}]],
+        [["g", "text", {"text": "x", "generation_info": 1}]],
+        [["ai", "content", {"content": ""}, True]],
+        {},
+        [1],
+        [{}],
+    ],
+    ids=json.dumps,
+)
+def test_broken_contents_are_unreadable(content: Any) -> None:
+    with pytest.raises(Unreadable):
+        decode(b"\1" + orjson.dumps(content))
+
+
+def test_a_field_this_core_does_not_know_makes_it_unreadable() -> None:
+    for written in ({"content": "", "newer": 1}, {"newer": 1}):
+        message = ["ai", "content", written, False]
+        payload = b"\1" + orjson.dumps([["c", "message text", {}, message, None]])
+        with pytest.raises(Unreadable):
+            decode(payload)
+
+
+def test_sets_of_names_do_not_pile_up() -> None:
+    shape = _codec._MESSAGES["ai"]
+    names = sorted(shape.names)
+    for i in range(2000):
+        written = " ".join(names * (i + 1))
+        message = ["ai", written, {"content": ""}, False]
+        decode(b"\1" + orjson.dumps([["c", "message text", {}, message, None]]))
+        if len(written) > 10_000:
+            break
+    assert len(shape.sets) <= 256
+
+
+def test_the_constructor_stands_in_where_a_class_is_laid_out_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with a core that has a field this file does not know."""
+    assert all(shape.fast for shape in _codec._BY_CLASS.values())
+    for shape in _codec._BY_CLASS.values():
+        monkeypatch.setattr(shape, "fast", False)
+    assert with_the_ids_of(decode(PAYLOAD), SAMPLE) == SAMPLE
