@@ -52,6 +52,11 @@ class MissingExtra(RedisTieredError, ImportError):
         super().__init__(
             f"{what} needs an optional dependency: pip install 'redis-tiered[{extra}]'"
         )
+        self.extra = extra
+        self.what = what
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.extra, self.what)
 
 
 class TierError(RedisTieredError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,7 @@ def _integer(name: str, value: object, least: int, most: int) -> None:
 def _number(name: str, value: object, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigurationError(f"{name} must be a number of seconds, got {type(value).__name__}")
-    if not math.isfinite(value) or not 0 < value <= most:
+    if not 0 < value <= most:
         raise ConfigurationError(
             f"{name} must be more than 0 and at most {most} seconds, got {value}"
         )

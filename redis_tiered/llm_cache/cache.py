@@ -346,7 +346,9 @@ class LLMCache:
                 except TierError:
                     return (yield from self._look_up_without_redis(mark, may_lead, deadline))
                 if isinstance(reply, bytes):
-                    settled, found = yield from self._take(mark, key, reply, ticket, may_lead)
+                    settled, found = yield from self._take(
+                        mark, key, reply, ticket, may_lead, waited=deadline > 0
+                    )
                     if settled:
                         return found
                     reply = 0
@@ -413,7 +415,14 @@ class LLMCache:
         raise TierUnavailable("redis", "epoch", "it keeps changing")
 
     def _take(
-        self, mark: Fingerprint, key: bytes, data: bytes, ticket: int, may_lead: bool
+        self,
+        mark: Fingerprint,
+        key: bytes,
+        data: bytes,
+        ticket: int,
+        may_lead: bool,
+        *,
+        waited: bool,
     ) -> Flow[tuple[bool, Found | None]]:
         """Use what Redis holds, if it can be read and is still valid.
 
@@ -450,7 +459,7 @@ class LLMCache:
             ticket,
             ttl=None if remaining is None else remaining / 1000,
         )
-        return True, self._hit("redis", envelope, now)
+        return True, self._hit("flight" if waited else "redis", envelope, now)
 
     def _lead(self, mark: Fingerprint, key: bytes, token: str | None) -> Flow[Found | None]:
         """L2 has nothing. With the lease others wait for us while we look in L3 and ask the model."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -80,7 +79,7 @@ def seconds(name: str, value: object) -> float:
     """Check a duration: a number of seconds, more than 0, at most 100 years."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInput(f"{name} must be a number of seconds, got {type(value).__name__}")
-    if not math.isfinite(value) or not 0 < value <= _MAX_TTL:
+    if not 0 < value <= _MAX_TTL:
         raise InvalidInput(
             f"{name} must be more than 0 and at most {_MAX_TTL:.0f} seconds, got {value}"
         )
@@ -90,9 +89,10 @@ def seconds(name: str, value: object) -> float:
 def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
         raise InvalidInput(f"tags must be several strings, got one {type(tags).__name__}")
-    checked = tuple(dict.fromkeys(tags))
-    for tag in checked:
+    given = tuple(tags)
+    for tag in given:
         part("tags", tag)
+    checked = tuple(dict.fromkeys(given))
     if len(checked) > _MAX_TAGS:
         raise InvalidInput(f"tags must be at most {_MAX_TAGS}, got {len(checked)}")
     return checked

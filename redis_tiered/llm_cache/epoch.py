@@ -19,7 +19,7 @@ from redis_tiered.flow import Flow, Redis, Sql
 from redis_tiered.keys import LLMKeys
 from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["Epoch"]
+__all__ = ["Epoch", "new_token"]
 
 # Changes the epoch only if nobody else did since we looked ('' stands for absent). Out of memory
 # refuses SET but never DEL: then the old one goes at least, and 0 tells that there is none now.

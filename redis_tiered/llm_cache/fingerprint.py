@@ -92,7 +92,7 @@ def _plain(value: Any, depth: int) -> Any:
         raise Uncacheable("too_deep", f"more than {_MAX_DEPTH} levels")
     if kind is int:
         # Beyond 64 bits orjson refuses; a tagged text keeps them apart from strings.
-        return value if -(1 << 63) <= value < 1 << 64 else {"\0int": str(value)}
+        return value if -(1 << 63) <= value < 1 << 64 else {"\0int": hex(value)}
     if kind is float:
         if not math.isfinite(value):
             return {"\0float": repr(value)}
@@ -113,10 +113,11 @@ def _plain(value: Any, depth: int) -> Any:
 def _plain_mapping(value: Mapping[Any, Any], depth: int) -> Any:
     plain: dict[str, Any] = {}
     for key, item in value.items():
-        if type(key) is not str:
+        if not isinstance(key, str):
             pairs = [[_plain(k, depth + 1), _plain(v, depth + 1)] for k, v in value.items()]
             return {"\0map": _in_order(pairs)}
         # Our tags start with NUL; a user's key that does too is escaped with one more.
+        key = str.__str__(key)
         plain["\0" + key if key.startswith("\0") else key] = _plain(item, depth + 1)
     return plain
 

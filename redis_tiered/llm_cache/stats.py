@@ -13,6 +13,7 @@ __all__ = ["Prices", "Stats", "Tally", "Usage"]
 
 # US dollars per million tokens: {"gpt-5-mini": (input, output)}
 Prices = Mapping[str, tuple[float, float]]
+_MAX_PRICE = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def checked_prices(prices: object) -> Prices | None:
 
 def _is_price(value: object) -> bool:
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_PRICE
     )
 
 

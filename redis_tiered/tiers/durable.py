@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redis_tiered.errors import (
+    ClosedError,
     ConfigurationError,
     MissingExtra,
     SchemaError,
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncDurable", "DurableURL", "SyncDurable"]
 
+_POLL = 0.002
 _ACCEPTED = "sqlite:///path/to/file.db, postgresql://user:password@host/database, or a SQLAlchemy engine for one"
 
 
@@ -224,6 +228,8 @@ class SyncDurable:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._engines: tuple[Engine, Engine] | None = None
+        self._users: deque[None] = deque()  # one item per call; a count that needs no lock
+        self._closed = False
 
     def execute(self, step: Sql) -> Any:
         """Run a unit of work; one that writes runs in a transaction.
@@ -231,7 +237,10 @@ class SyncDurable:
         Raises:
             TierError: it failed; nothing of it was written.
         """
+        self._users.append(None)
         try:
+            if self._closed:
+                raise ClosedError("durable", "closed", "this Tiers was closed")
             reader, writer = self._engines or self._open()
             if step.write:
                 with writer.begin() as connection:
@@ -240,8 +249,16 @@ class SyncDurable:
                 return step.work(connection)
         except _database_errors() as error:
             raise _failure(error) from error
+        finally:
+            self._users.pop()
 
     def close(self) -> None:
+        """Close all connections, after a timeout also those in use."""
+        self._closed = True
+        # What is in use when a pool is disposed of is never closed, only collected.
+        deadline = time.monotonic() + self._timeout
+        while self._users and time.monotonic() < deadline:
+            time.sleep(_POLL)
         engines, self._engines = self._engines, None
         if engines is not None:
             engines[0].dispose()
@@ -250,6 +267,7 @@ class SyncDurable:
         """After fork: forget connections that belong to the parent, without closing them."""
         engines, self._engines = self._engines, None
         self._lock = threading.Lock()
+        self._users = deque()
         if engines is not None:
             engines[0].dispose(close=False)
 
@@ -296,10 +314,15 @@ class AsyncDurable:
         self._timeout = timeout
         self._opening = asyncio.Lock()
         self._engines: tuple[AsyncEngine, AsyncEngine] | None = None
+        self._users = 0
+        self._closed = False
 
     async def execute(self, step: Sql) -> Any:
         """As `SyncDurable.execute`."""
+        self._users += 1
         try:
+            if self._closed:
+                raise ClosedError("durable", "closed", "this Tiers was closed")
             reader, writer = self._engines or await self._open()
             if step.write:
                 async with writer.begin() as connection:
@@ -308,8 +331,15 @@ class AsyncDurable:
                 return await connection.run_sync(step.work)
         except _database_errors() as error:
             raise _failure(error) from error
+        finally:
+            self._users -= 1
 
     async def close(self) -> None:
+        """As `SyncDurable.close`."""
+        self._closed = True
+        deadline = time.monotonic() + self._timeout
+        while self._users and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL)
         engines, self._engines = self._engines, None
         if engines is not None:
             await engines[0].dispose()

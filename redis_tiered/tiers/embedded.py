@@ -135,12 +135,21 @@ class EmbeddedServer:
                     before.close()
             return self._use.path
 
-    def release(self) -> None:
-        """Stop using the server; it ends when nobody else uses it. `ensure` joins again."""
+    def release(self, *, wait: float = 0.0) -> None:
+        """Stop using the server; it ends when nobody else uses it. `ensure` joins again.
+
+        Args:
+            wait: seconds to wait for that end, if this process was the last user: the directory
+                can then be removed.
+        """
         with self._lock():
             use, self._use = self._use, None
-            if use is not None:
-                use.close()
+            if use is None:
+                return
+            use.close()
+        if wait > 0 and use.pid == os.getpid():
+            with contextlib.suppress(OSError):  # the directory is gone already
+                _await_end(self.directory, time.monotonic() + wait)
 
     def _lock(self) -> threading.Lock:
         return self._locks.setdefault(os.getpid(), threading.Lock())
@@ -262,6 +271,23 @@ def _retire(use: _Use, deadline: float) -> None:
         with contextlib.suppress(OSError):  # it ended just now: what we wanted
             os.write(use.link, b"SHUTDOWN\r\n")
         _is_quiet(use.link, max(deadline - time.monotonic(), 0) * 1000)
+
+
+def _await_end(directory: Path, deadline: float) -> None:
+    """Wait until the server has ended; return at once if somebody else uses it."""
+    users = os.open(directory / "users.lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        while time.monotonic() < deadline:
+            if _watched_socket(directory / "warden.lock") is None:
+                return
+            if _flocked(users, fcntl.LOCK_EX, 0):
+                fcntl.flock(users, fcntl.LOCK_UN)  # nobody's: the warden will take it now
+            elif _flocked(users, fcntl.LOCK_SH, 0):
+                fcntl.flock(users, fcntl.LOCK_UN)
+                return
+            time.sleep(_POLL_SECONDS)
+    finally:
+        os.close(users)
 
 
 def _checked_directory(directory: object) -> Path:

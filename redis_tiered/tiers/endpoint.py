@@ -204,7 +204,7 @@ def _address(text: str, topology: str) -> Address:
 
 
 def _integer(what: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ConfigurationError(f"redis URL has a {what} that is not a number")
     return int(text)
 
@@ -215,7 +215,11 @@ def _query_options(query: Mapping[str, str]) -> dict[str, Any]:
         if name in _IGNORED:
             continue
         if name not in _KEPT and not name.startswith("ssl_"):
-            raise ConfigurationError(f"redis URL has the unknown option {name!r}")
+            # A password with a bare '?' ends up here: then nothing is repeated.
+            shown = (
+                repr(name) if name.isidentifier() and "@" not in "".join(query) else "(not shown)"
+            )
+            raise ConfigurationError(f"redis URL has the unknown option {shown}")
         if name in _INTEGERS:
             options[name] = _integer(name, text)
         elif name in _FLAGS:

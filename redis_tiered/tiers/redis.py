@@ -41,6 +41,8 @@ __all__ = ["AsyncRedis", "ConnectionFactory", "SyncRedis", "failure"]
 # asyncio connections per server: each carries the requests of all callers, so few are enough;
 # more than one keeps a slow reply from delaying every other request.
 _CHANNELS = 3
+# Seconds for the embedded server to end with its last user.
+_LAST_USER_WAITS = 2.0
 _BATCH = 512
 
 # redis-py's asyncio connections pack in Python, five times slower than hiredis; its stub asks for
@@ -136,7 +138,7 @@ class ConnectionFactory:
     def release(self) -> None:
         """Stop using the embedded server, if there is one."""
         if self.embedded is not None:
-            self.embedded.release()
+            self.embedded.release(wait=_LAST_USER_WAITS)
 
     def _new(
         self, module: Any, address: Address, timeout: float | None, *, sentinel: bool = False

@@ -34,9 +34,13 @@ class Moved(TierError):
 
     def __init__(self, message: str) -> None:
         super().__init__("redis", "moved")
+        self._message = message
         self.ask = message.startswith("ASK")
         host, _, port = message.split()[-1].rpartition(":")
         self.address: Address = (host.strip("[]"), int(port))
+
+    def __reduce__(self) -> tuple[type[Moved], tuple[str]]:  # type: ignore[override]
+        return type(self), (self._message,)
 
 
 Routing = Generator[Send, list[Any], Any]

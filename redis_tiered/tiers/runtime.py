@@ -172,7 +172,11 @@ class Runtime:
 
     async def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> _LoopClients:
         if not self._started:
-            self.start()
+            try:
+                self.start()
+            except ClosedError:
+                # Thrown into the flow, which knows what it means, by clients that are closed.
+                return _LoopClients(self, closed=True)
         clients = self._loops.get(loop)
         if clients is None:
             clients = self._loops[loop] = _LoopClients(self)
@@ -191,7 +195,7 @@ class Runtime:
 class _LoopClients:
     """The clients of one event loop."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, closed: bool = False) -> None:
         settings = runtime.settings
         self._runtime = weakref.ref(runtime)
         self._redis = AsyncRedis(runtime._factory)
@@ -201,7 +205,7 @@ class _LoopClients:
             else None
         )
         self.driver = AsyncDriver(self, runtime.guards)
-        self._closed = False
+        self._closed = closed
         self._life: AsyncGenerator[None, None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 

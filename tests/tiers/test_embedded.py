@@ -736,3 +736,23 @@ def test_windows_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(EmbeddedServerError, match="does not run on Windows"):
         server.ensure()
+
+
+def test_release_can_wait_for_the_end_so_that_the_directory_can_go(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        server = EmbeddedServer(Path(name))
+        server.ensure()
+        server.release(wait=5)
+    assert not Path(name).exists()
+
+
+def test_release_does_not_wait_for_other_users(tmp_path: Path) -> None:
+    first, second = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
+    first.ensure()
+    path = second.ensure()
+    began = time.monotonic()
+    first.release(wait=60)
+    assert time.monotonic() - began < 30
+    assert Path(path).exists()
+    second.release(wait=5)
+    assert not Path(path).exists()
