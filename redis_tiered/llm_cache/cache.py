@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from redis_tiered.errors import InvalidInput, TierError, TierUnavailable, Unreadable
@@ -63,18 +63,34 @@ local taken = redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 if taken.err then return 3 end
 return 1
 """
+# Writes an entry and frees the lease, unless a later revision of it, or its deletion, came first.
+# ARGV: revision, milliseconds to keep, then fields and values. The old entry goes first: if there
+# is no room for the new one, there is at least not the old one in its place.
+_STORE = """
+redis.call('DEL', KEYS[2])
+local at = redis.call('HGET', KEYS[1], 'u')
+if at and tonumber(at) > tonumber(ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'u', ARGV[1], unpack(ARGV, 3))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
 # Warms an entry unless it was written or deleted meanwhile, and frees the lease.
 _PROMOTE = """
 redis.call('DEL', KEYS[2])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'r', ARGV[1])
+redis.call('HSET', KEYS[1], 'u', ARGV[1], 'r', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
+# Deletes an entry and leaves a mark of a later revision than it and than ARGV[1].
 _BURY = """
+local at = redis.call('HGET', KEYS[1], 'u')
+local mark = ARGV[1]
+if at and tonumber(at) >= tonumber(mark) then mark = string.format('%.0f', tonumber(at) + 1) end
 redis.call('DEL', KEYS[1], KEYS[2])
-local marked = redis.pcall('HSET', KEYS[1], 'd', '1')
-if type(marked) == 'number' then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+local marked = redis.pcall('HSET', KEYS[1], 'u', mark)
+if type(marked) == 'number' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
 """
 # Begins the TTL of an answer anew, if it is still the one that was read: ARGV[1] is its header.
@@ -106,6 +122,17 @@ class Found(NamedTuple):
     payload: bytes
     tier: str
     age: float
+
+
+class _Answer(NamedTuple):
+    """An answer on its way into the tiers."""
+
+    mark: Fingerprint
+    prompt: str | None
+    data: bytes
+    envelope: Envelope
+    tokens: int
+    tags: tuple[str, ...]
 
 
 class LLMCache:
@@ -468,8 +495,8 @@ class LLMCache:
         try:
             found = yield from self._read_durable(mark)
             if found is not None:
-                answer, envelope, now = found
-                yield from self._promote(key, answer, envelope, now)
+                answer, revision, envelope, now = found
+                yield from self._promote(key, answer, revision, envelope, now)
                 return self._hit("durable", envelope, now)
         except BaseException:
             if flight is not None:
@@ -488,7 +515,7 @@ class LLMCache:
         while True:
             found = yield from self._read_durable(mark)
             if found is not None:
-                _, envelope, now = found
+                *_, envelope, now = found
                 return self._hit("durable", envelope, now)
             if not may_lead:
                 break
@@ -520,26 +547,30 @@ class LLMCache:
             return None
         return self._hit("flight", unseal(data), self._milliseconds())
 
-    def _read_durable(self, mark: Fingerprint) -> Flow[tuple[bytes, Envelope, int] | None]:
+    def _read_durable(self, mark: Fingerprint) -> Flow[tuple[bytes, int, Envelope, int] | None]:
+        """The sealed answer, its revision, what it holds, and when it was read."""
         if self.tiers.durable is None:
             return None
         from redis_tiered.llm_cache import rows
 
         now = self._milliseconds()
         try:
-            data = yield Sql(rows.read(self._keys.scope, mark.digest, now))
+            row = yield Sql(rows.read(self._keys.scope, mark.digest, now))
         except TierError:
             return None
-        if data is None:
+        if row is None:
             return None
+        data, revision = row
         try:
             envelope = unseal(data)
         except Unreadable as problem:
             self.unreadable(problem.reason)
             return None
-        return None if self._is_over(envelope, now) else (data, envelope, now)
+        return None if self._is_over(envelope, now) else (data, revision, envelope, now)
 
-    def _promote(self, key: bytes, data: bytes, envelope: Envelope, read_at: int) -> Flow[None]:
+    def _promote(
+        self, key: bytes, data: bytes, revision: int, envelope: Envelope, read_at: int
+    ) -> Flow[None]:
         now = self._milliseconds()
         if now - read_at > _TOMBSTONE_MS // 2:
             return  # read too long ago: it may have been deleted, and its tombstone be gone
@@ -548,7 +579,8 @@ class LLMCache:
             return
         try:
             yield Redis(
-                (("EVAL", _PROMOTE, 2, key, self._keys.lease(key), data, residency),), write=True
+                (("EVAL", _PROMOTE, 2, key, self._keys.lease(key), revision, residency, data),),
+                write=True,
             )
         except TierError:
             return  # counted by the driver; the answer is in hand
@@ -596,8 +628,10 @@ class LLMCache:
         )
         envelope = Envelope(payload, now, now + ttl_ms if ttl_ms else 0, ttl_ms)
         data = seal(envelope, compress_from=self._compress_from)
-        stored = yield from self._store_durable(request, mark, data, envelope, tokens, control.tags)
-        kept = yield from self._store_redis(request, mark, data, envelope, tokens, control.tags)
+        answer = _Answer(mark, request.prompt, data, envelope, tokens, control.tags)
+        revision = yield from self._store_durable(answer)
+        stored = revision is not None
+        kept = yield from self._store_redis(answer, revision or self._microseconds())
         if not kept and (stored or self.tiers.durable is None):
             yield from self._outdated(mark)
         if stored or kept:
@@ -607,53 +641,48 @@ class LLMCache:
         self._land(mark, data)
         self._schedule_report()
 
-    def _store_durable(
-        self,
-        request: Request,
-        mark: Fingerprint,
-        data: bytes,
-        envelope: Envelope,
-        tokens: int,
-        tags: tuple[str, ...],
-    ) -> Flow[bool]:
-        """Whether L3 has it."""
+    def _store_durable(self, answer: _Answer) -> Flow[int | None]:
+        """The revision under which L3 has it; None if it has not."""
         if self.tiers.durable is None:
-            return False
+            return None
         from redis_tiered.llm_cache import rows
         from redis_tiered.llm_cache.epoch import new_token
 
-        prompt = None if request.prompt is None else request.prompt.encode()
         row = rows.Row(
-            self._keys.scope,
-            mark.digest,
-            data,
-            prompt,
-            mark.scope,
-            envelope.created,
-            envelope.expires or None,
-            tokens,
-            tags,
+            scope=self._keys.scope,
+            digest=answer.mark.digest,
+            value=answer.data,
+            prompt=None if answer.prompt is None else answer.prompt.encode(),
+            prompt_scope=answer.mark.scope,
+            created=answer.envelope.created,
+            expires=answer.envelope.expires or None,
+            revision=self._microseconds(),
+            tokens=answer.tokens,
+            tags=answer.tags,
         )
         try:
-            yield Sql(rows.write(row, new_token()), write=True)
+            revision: int = yield Sql(rows.write(row, new_token()), write=True)
         except TierError:
-            return False
+            return None
         self._schedule_purge()
-        return True
+        return revision
 
-    def _store_redis(
-        self,
-        request: Request,
-        mark: Fingerprint,
-        data: bytes,
-        envelope: Envelope,
-        tokens: int,
-        tags: tuple[str, ...],
-    ) -> Flow[bool]:
+    def _store_redis(self, answer: _Answer, revision: int) -> Flow[bool]:
+        """Whether Redis has it, or something later."""
+        mark, envelope = answer.mark, answer.envelope
         residency = self._residency(envelope, envelope.created)
-        fields: Command = ("r", data, "s", mark.scope, "c", envelope.created, "t", tokens)
-        if request.prompt is not None:
-            fields += ("p", request.prompt)
+        fields: Command = (
+            "r",
+            answer.data,
+            "s",
+            mark.scope,
+            "c",
+            envelope.created,
+            "t",
+            answer.tokens,
+        )
+        if answer.prompt is not None:
+            fields += ("p", answer.prompt)
         try:
             epoch = self._epoch.certain()
             confirmed = epoch is not None
@@ -665,12 +694,10 @@ class LLMCache:
                 key = self._keys.entry(epoch, mark.digest)
                 ticket = self._memory.ticket()
                 commands: tuple[Command, ...] = (
-                    ("HSET", key, *fields),
-                    ("PEXPIRE", key, residency),
-                    ("DEL", self._keys.lease(key)),
+                    ("EVAL", _STORE, 2, key, self._keys.lease(key), revision, residency, *fields),
                     *(
                         ("EVAL", _TAG, 1, self._keys.tag(epoch, tag), mark.digest, residency)
-                        for tag in tags
+                        for tag in answer.tags
                     ),
                 )
                 if confirmed:
@@ -755,20 +782,30 @@ class LLMCache:
 
     def bury(self, digests: tuple[str, ...]) -> Flow[None]:
         """Delete entries from L3, then from Redis, where a mark keeps them from coming back."""
+        revisions: dict[str, int] = {}
         if self.tiers.durable is not None:
             from redis_tiered.llm_cache import rows
 
-            yield Sql(rows.forget(self._keys.scope, digests), write=True)
-        yield from self._bury_in_redis(digests)
+            revisions = yield Sql(rows.forget(self._keys.scope, digests), write=True)
+        yield from self._bury_in_redis(dict.fromkeys(digests, 0) | revisions)
 
-    def _bury_in_redis(self, digests: tuple[str, ...]) -> Flow[None]:
+    def _bury_in_redis(self, revisions: Mapping[str, int]) -> Flow[None]:
+        """Delete entries by digest; each with the revision that L3 deleted, or 0."""
         try:
             epoch = yield from self._epoch.establish()
-            keys = [self._keys.entry(epoch, digest) for digest in digests]
+            now = self._microseconds()
+            keys = {digest: self._keys.entry(epoch, digest) for digest in revisions}
             yield Redis(
-                tuple(("EVAL", _BURY, 2, key, self._keys.lease(key), _TOMBSTONE_MS) for key in keys)
+                tuple(
+                    (
+                        *("EVAL", _BURY, 2, keys[digest], self._keys.lease(keys[digest])),
+                        max(now, revision + 1),
+                        _TOMBSTONE_MS,
+                    )
+                    for digest, revision in revisions.items()
+                )
             )
-            self._memory.invalidate(keys)
+            self._memory.invalidate(keys.values())
         except TierError:
             if self.tiers.durable is None:
                 raise
@@ -781,7 +818,7 @@ class LLMCache:
             from redis_tiered.llm_cache import rows
 
             while digests := (yield Sql(rows.forget_tag(self._keys.scope, tag), write=True)):
-                yield from self._bury_in_redis(tuple(digests))
+                yield from self._bury_in_redis(digests)
                 gone.update(digests)
         # Entries that L3 could not take when they were written are known to Redis alone.
         try:
@@ -792,7 +829,7 @@ class LLMCache:
                     member.decode() for member in members if member.decode() not in gone
                 )
                 if digests:
-                    yield from self._bury_in_redis(digests)
+                    yield from self._bury_in_redis(dict.fromkeys(digests, 0))
                     gone.update(digests)
         except TierError:
             if self.tiers.durable is None:
@@ -840,6 +877,9 @@ class LLMCache:
 
     def _milliseconds(self) -> int:
         return int(self._now() * 1000)
+
+    def _microseconds(self) -> int:
+        return int(self._now() * 1_000_000)
 
     @staticmethod
     def _is_over(envelope: Envelope, now: int) -> bool:

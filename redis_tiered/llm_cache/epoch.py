@@ -42,6 +42,7 @@ class Epoch:
         self._keys = keys
         self._known: str | None = None
         self._checked = -1
+        self._doubted = False
 
     def certain(self) -> str | None:
         """The epoch, if no other process can have changed it unnoticed; costs no I/O."""
@@ -78,7 +79,9 @@ class Epoch:
                 try:
                     begun = yield from self._truth()
                 except TierError:
-                    # Better an unconfirmed epoch than none; it is checked at the next use.
+                    if self._doubted or self._checked not in (-1, incarnation):
+                        raise  # Redis may hold what the durable tier has replaced
+                    # A process that just began takes what is there, and checks at its next use.
                     begun, checked = text.partition(".")[0], False
             if not begun:
                 if not checked:
@@ -101,6 +104,8 @@ class Epoch:
                 self._tiers.memory.put(self._keys.epoch, truth.encode(), ticket)
             self._known = truth
             self._checked = incarnation if checked else -1
+            if checked:
+                self._doubted = False
             return truth
         raise TierUnavailable("redis", "epoch", "it keeps changing")
 
@@ -120,7 +125,7 @@ class Epoch:
         if self._tiers.durable is not None:
             begin = rows.new_generation if clear else rows.new_epoch
             yield Sql(begin(self._keys.scope, fresh), write=True)
-        self._known, self._checked = None, -1
+        self._known, self._checked, self._doubted = None, -1, True
         self._tiers.memory.invalidate((self._keys.epoch,))
         # Out of memory refuses SET but never DEL; the next reader asks the durable tier, or makes up
         # a new epoch.

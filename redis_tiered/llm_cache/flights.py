@@ -117,7 +117,7 @@ class Flights:
         """A new name for a would-be leader, unique over all processes."""
         pid = os.getpid()
         if pid != self._pid:  # at first use, and again in a forked child
-            self._pid, self._process = pid, secrets.token_hex(8)
+            self._process, self._pid = secrets.token_hex(8), pid
         return f"{self._process}{next(self._numbers):x}"
 
     def find(self, digest: str) -> Flight | None:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     delete,
     or_,
     select,
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 _READ = (
-    select(entries.c.value)
+    select(entries.c.value, entries.c.revision)
     .join(
         scopes, and_(scopes.c.scope == entries.c.scope, scopes.c.generation == entries.c.generation)
     )
@@ -48,15 +49,20 @@ _READ = (
 )
 _GENERATION = select(scopes.c.generation).where(scopes.c.scope == bindparam("scope"))
 _STATE = select(scopes.c.epoch).where(scopes.c.scope == bindparam("scope"))
-_EXISTS = select(entries.c.digest).where(
-    entries.c.scope == bindparam("scope"), entries.c.digest == bindparam("digest")
+_FORGET_TAGS = delete(tags).where(
+    tags.c.scope == bindparam("scope"), tags.c.digest == bindparam("digest")
 )
 _BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry to be written; times in milliseconds, `expires` None for never."""
+    """One entry to be written.
+
+    Attributes:
+        created, expires: milliseconds since 1970; `expires` None for never.
+        revision: microseconds since 1970; more where an entry with a later one is replaced.
+    """
 
     scope: str
     digest: str
@@ -65,21 +71,23 @@ class Row:
     prompt_scope: str
     created: int
     expires: int | None
+    revision: int
     tokens: int
     tags: tuple[str, ...] = ()
 
 
-def read(scope: str, digest: str, now: int) -> Callable[[Connection], bytes | None]:
-    """The stored value, if it is of the current generation and has not expired."""
+def read(scope: str, digest: str, now: int) -> Callable[[Connection], tuple[bytes, int] | None]:
+    """The stored value and its revision, if it is of the current generation and not expired."""
 
-    def work(connection: Connection) -> bytes | None:
-        value = connection.execute(_READ, {"scope": scope, "digest": digest, "now": now}).scalar()
-        return None if value is None else bytes(value)
+    def work(connection: Connection) -> tuple[bytes, int] | None:
+        parameters = {"scope": scope, "digest": digest, "now": now}
+        found = connection.execute(_READ, parameters).first()
+        return None if found is None else (bytes(found[0]), int(found[1]))
 
     return work
 
 
-def write(row: Row, fresh: str) -> Callable[[Connection], bool]:
+def write(row: Row, fresh: str) -> Callable[[Connection], int]:
     """Insert or replace an entry under the current generation.
 
     Args:
@@ -87,36 +95,28 @@ def write(row: Row, fresh: str) -> Callable[[Connection], bool]:
         fresh: a new token, for generation and epoch of a scope that is not there yet.
 
     Returns:
-        A unit of work that tells whether an entry was replaced.
+        A unit of work that gives the revision under which it was written.
     """
-
-    values = {
-        "scope": row.scope,
-        "digest": row.digest,
+    where = {"scope": row.scope, "digest": row.digest}
+    values = where | {
         "value": row.value,
         "prompt": row.prompt,
         "prompt_scope": row.prompt_scope,
         "created": row.created,
         "expires": row.expires,
+        "revision": row.revision,
         "tokens": row.tokens,
     }
 
-    def work(connection: Connection) -> bool:
-        where = {"scope": row.scope, "digest": row.digest}
-        replaced = connection.execute(_EXISTS, where).first() is not None
+    def work(connection: Connection) -> int:
+        dialect = connection.dialect.name
         generation = _generation(connection, row.scope, fresh)
-        connection.execute(
-            _write_entry(connection.dialect.name), {**values, "generation": generation}
-        )
-        if replaced:
-            connection.execute(
-                delete(tags).where(tags.c.scope == row.scope, tags.c.digest == row.digest)
-            )
+        revision = connection.execute(_write_entry(dialect), {**values, "generation": generation})
+        written = int(revision.scalar_one())
+        connection.execute(_FORGET_TAGS, where)
         if row.tags:
-            connection.execute(
-                _write_tags(connection.dialect.name), [{**where, "tag": tag} for tag in row.tags]
-            )
-        return replaced
+            connection.execute(_write_tags(dialect), [{**where, "tag": tag} for tag in row.tags])
+        return written
 
     return work
 
@@ -177,24 +177,19 @@ def slide(
     return work
 
 
-def forget(scope: str, digests: Sequence[str]) -> Callable[[Connection], int]:
-    """Delete entries and their tags; the unit of work tells how many there were."""
-
-    def work(connection: Connection) -> int:
-        return len(_delete(connection, scope, digests))
-
-    return work
+def forget(scope: str, digests: Sequence[str]) -> Callable[[Connection], dict[str, int]]:
+    """Delete entries and their tags; the unit of work gives the revisions of those there were."""
+    return lambda connection: _delete(connection, scope, digests)
 
 
-def forget_tag(scope: str, tag: str) -> Callable[[Connection], list[str]]:
-    """Delete up to 500 entries with a tag and return their digests; to be repeated until empty."""
+def forget_tag(scope: str, tag: str) -> Callable[[Connection], dict[str, int]]:
+    """Delete up to 500 entries with a tag and give their revisions, 0 for a tag that had outlived
+    its entry; to be repeated until empty."""
 
-    def work(connection: Connection) -> list[str]:
+    def work(connection: Connection) -> dict[str, int]:
         found = select(tags.c.digest).where(tags.c.scope == scope, tags.c.tag == tag).limit(_BATCH)
         digests = list(connection.execute(found).scalars())
-        if digests:
-            _delete(connection, scope, digests)
-        return digests
+        return dict.fromkeys(digests, 0) | _delete(connection, scope, digests)
 
     return work
 
@@ -223,22 +218,21 @@ def purge(scope: str, now: int) -> Callable[[Connection], tuple[int, list[str]]]
 def _purge(connection: Connection, scope: str, condition: ColumnElement[bool]) -> list[str]:
     found = select(entries.c.digest).where(entries.c.scope == scope, condition).limit(_BATCH)
     digests = list(connection.execute(found).scalars())
-    return _delete(connection, scope, digests, condition) if digests else []
+    return list(_delete(connection, scope, digests, condition)) if digests else []
 
 
 def _delete(
     connection: Connection, scope: str, digests: Sequence[str], *conditions: ColumnElement[bool]
-) -> list[str]:
+) -> dict[str, int]:
     # The conditions hold for what is there now: on PostgreSQL an entry may have been written anew
     # since it was found. Entries before tags, the order in which they are written.
-    gone = list(
-        connection.execute(
-            delete(entries)
-            .where(entries.c.scope == scope, entries.c.digest.in_(digests), *conditions)
-            .returning(entries.c.digest)
-        ).scalars()
+    rows = connection.execute(
+        delete(entries)
+        .where(entries.c.scope == scope, entries.c.digest.in_(digests), *conditions)
+        .returning(entries.c.digest, entries.c.revision)
     )
-    without = gone if conditions else digests
+    gone = {str(digest): int(revision) for digest, revision in rows}
+    without = list(gone) if conditions else digests
     connection.execute(delete(tags).where(tags.c.scope == scope, tags.c.digest.in_(without)))
     return gone
 
@@ -268,7 +262,13 @@ def _write_entry(dialect: str) -> Any:
         for column in entries.c
         if not column.primary_key
     }
-    return statement.on_conflict_do_update(index_elements=["scope", "digest"], set_=changed)
+    later = case(
+        (statement.excluded.revision > entries.c.revision, statement.excluded.revision),
+        else_=entries.c.revision + 1,
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["scope", "digest"], set_=changed | {"revision": later}
+    ).returning(entries.c.revision)
 
 
 @functools.cache

@@ -48,7 +48,10 @@ class DurableURL:
         url = _parse(source)
         self.dialect = url.get_backend_name()
         if self.dialect == "sqlite":
-            if url.database in (None, "", ":memory:") or "mode=memory" in str(url.database):
+            where = f"{url.database}?{url.query.get('mode')}?{url.query.get('vfs')}"
+            if not url.database or any(
+                word in where for word in (":memory:", "?memory", "mode=memory", "memdb")
+            ):
                 raise ConfigurationError(
                     "durable must be a file: an in-memory SQLite database is lost with the process"
                 )
@@ -340,9 +343,10 @@ class AsyncDurable:
         deadline = time.monotonic() + self._timeout
         while self._users and time.monotonic() < deadline:
             await asyncio.sleep(_POLL)
-        engines, self._engines = self._engines, None
-        if engines is not None:
-            await engines[0].dispose()
+        # Forgotten only then: a loop that ends may cancel this, and calls it again.
+        if self._engines is not None:
+            await self._engines[0].dispose()
+            self._engines = None
 
     async def _open(self) -> tuple[AsyncEngine, AsyncEngine]:
         from sqlalchemy.ext.asyncio import create_async_engine

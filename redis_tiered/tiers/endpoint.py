@@ -115,6 +115,8 @@ def _from_url(url: str) -> Endpoint:
     # Messages name the part that is wrong, never the URL itself: it may hold a password.
     if "\0" in url or any(0xD800 <= ord(letter) <= 0xDFFF for letter in url):
         raise ConfigurationError("redis URL holds a NUL or a lone surrogate")
+    if "#" in url:
+        raise ConfigurationError("redis URL holds a '#'; percent-encode it in a password")
     try:
         split = urlsplit(url)
         query = dict(
@@ -145,7 +147,7 @@ def _from_url(url: str) -> Endpoint:
         options["password"] = unquote(password)
     if scheme == "unix":
         path = unquote(split.path)
-        if not path or hosts:
+        if not path or hosts or "\0" in path:
             raise ConfigurationError(
                 "redis URL needs the absolute path of a socket: unix:///path/to.sock?db=0"
             )
@@ -153,6 +155,10 @@ def _from_url(url: str) -> Endpoint:
     addresses = tuple(
         _address(host, topology) for host in (hosts.split(",") if hosts else ["localhost"])
     )
+    if "@" in split.path:  # a password with a bare '/'
+        raise ConfigurationError(
+            "redis URL has an '@' after its hosts; percent-encode it, and a '/' in a password"
+        )
     parts = [unquote(piece) for piece in split.path.split("/") if piece]
     service = ""
     if topology == "sentinel":
@@ -191,16 +197,17 @@ def _from_url(url: str) -> Endpoint:
 def _address(text: str, topology: str) -> Address:
     try:
         split = urlsplit(f"//{text}")
-        host, port = split.hostname, split.port
+        host, port = unquote(split.hostname or ""), split.port
+        host.encode("idna")  # as the resolver does, and fails: "a..b", labels of 64 letters
     except ValueError:
         raise ConfigurationError(
             "redis URL has a host or port that does not parse (host:port, [ipv6]:port)"
         ) from None
-    if not host:
-        raise ConfigurationError("redis URL has an empty host")
+    if not host or "\0" in host:
+        raise ConfigurationError("redis URL has a host that is empty or holds a NUL")
     if port == 0:
         raise ConfigurationError("redis URL has port 0; a port from 1 to 65535 is accepted")
-    return unquote(host), port or (26379 if topology == "sentinel" else 6379)
+    return host, port or (26379 if topology == "sentinel" else 6379)
 
 
 def _integer(what: str, text: str) -> int:
@@ -216,10 +223,9 @@ def _query_options(query: Mapping[str, str]) -> dict[str, Any]:
             continue
         if name not in _KEPT and not name.startswith("ssl_"):
             # A password with a bare '?' ends up here: then nothing is repeated.
-            shown = (
-                repr(name) if name.isidentifier() and "@" not in "".join(query) else "(not shown)"
-            )
-            raise ConfigurationError(f"redis URL has the unknown option {shown}")
+            whole = "".join((*query, *query.values()))
+            shown = f" {name!r}" if name.isidentifier() and "@" not in whole else ""
+            raise ConfigurationError(f"redis URL has an unknown option{shown}")
         if name in _INTEGERS:
             options[name] = _integer(name, text)
         elif name in _FLAGS:
@@ -314,4 +320,10 @@ def _client_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     }
     if kept.get("db") == 0:
         del kept["db"]
+    # Defaults that redis-py 8 fills in: a marker that means itself only in this process, and
+    # flags that its asyncio connections do not take.
+    if not isinstance(kept.get("socket_keepalive_options"), Mapping):
+        kept.pop("socket_keepalive_options", None)
+    for name in [name for name in kept if "ocsp" in name and not kept[name]]:
+        del kept[name]
     return kept

@@ -139,7 +139,7 @@ class Invalidations:
         if message[0] == b"message":
             keys = message[2]
             if keys is None:  # FLUSHALL, FLUSHDB
-                self._memory.flush(coherent=self._memory.coherent)
+                self._memory.empty()
             else:
                 self._memory.invalidate(keys)
 

@@ -119,14 +119,14 @@ class Memory:
             coherent: whether invalidations will be delivered from now on.
         """
         with self._lock:
-            self._now += 1
-            self._floor = self._now
             self._coherent = coherent
-            self._items.clear()
-            self._drops.clear()
-            self._bytes = 0
-            woken = [future for futures in self._watchers.values() for future in futures]
-            self._watchers.clear()
+            woken = self._drop_all()
+        _resolve(woken)
+
+    def empty(self) -> None:
+        """Drop everything; invalidations go on being delivered, or not, as before."""
+        with self._lock:
+            woken = self._drop_all()
         _resolve(woken)
 
     def watch(self, key: bytes) -> Future[None]:
@@ -149,6 +149,16 @@ class Memory:
         self._lock = threading.Lock()
         self._watchers = {}
         self.flush(coherent=False)
+
+    def _drop_all(self) -> list[Future[None]]:
+        self._now += 1
+        self._floor = self._now
+        self._items.clear()
+        self._drops.clear()
+        self._bytes = 0
+        woken = [future for futures in self._watchers.values() for future in futures]
+        self._watchers.clear()
+        return woken
 
     def _remove(self, key: bytes) -> None:
         value, _ = self._items.pop(key)

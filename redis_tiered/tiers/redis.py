@@ -25,6 +25,7 @@ from redis import exceptions as rx
 from redis.asyncio import connection as aio
 
 from redis_tiered.errors import (
+    ClosedError,
     ConfigurationError,
     EmbeddedServerError,
     TierError,
@@ -119,7 +120,7 @@ class ConnectionFactory:
         connection = self._new(blocking, address or self._primary(), self.timeout)
         try:
             connection.connect()
-        except (rx.RedisError, OSError) as error:
+        except (rx.RedisError, OSError, ValueError) as error:  # ValueError: an odd host name
             connection.disconnect()
             raise failure(error, connecting=True) from error
         return connection
@@ -130,9 +131,11 @@ class ConnectionFactory:
         try:
             async with asyncio.timeout(self.timeout):
                 await connection.connect()
-        except (rx.RedisError, OSError) as error:
+        except BaseException as error:  # a cancelled caller leaves no connection behind either
             await connection.disconnect(nowait=True)
-            raise failure(error, connecting=True) from error
+            if isinstance(error, rx.RedisError | OSError | ValueError):
+                raise failure(error, connecting=True) from error
+            raise
         return connection
 
     def release(self) -> None:
@@ -268,6 +271,7 @@ class AsyncRedis:
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory
         self._groups: dict[Address | None, _Channels] = {}
+        self._closed = False
         endpoint = factory.endpoint
         self._router = ClusterRouter(endpoint.addresses) if endpoint.topology == "cluster" else None
         self._primary = self._group(None)
@@ -279,12 +283,15 @@ class AsyncRedis:
         return await _adrive(self._router.execute(step, fresh=fresh), self._group)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
+        self._closed = True
         for group in self._groups.values():
             await group.close()
 
     def _group(self, address: Address | None) -> _Channels:
         group = self._groups.get(address)
         if group is None:
+            if self._closed:
+                raise ClosedError("redis", "closed", "this Tiers was closed")
             group = self._groups[address] = _Channels(self._factory, address)
         return group
 
@@ -526,6 +533,7 @@ class _Channel:
         self._queue: deque[_Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._closed = False
         self._connection: Any = None
         self._fresh = False
 
@@ -533,6 +541,8 @@ class _Channel:
         return len(self._queue)
 
     async def execute(self, commands: Sequence[Command], fresh: bool) -> list[Any]:
+        if self._closed:
+            raise ClosedError("redis", "closed", "this Tiers was closed")
         loop = asyncio.get_running_loop()
         request = _Request(commands, loop.create_future())
         self._queue.append(request)
@@ -545,6 +555,7 @@ class _Channel:
         return await request.done
 
     async def close(self) -> None:
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -231,8 +231,7 @@ class _LoopClients:
         self._leaving = asyncio.get_running_loop().create_task(self.close())
 
     async def close(self) -> None:
-        if self._closed:
-            return
+        """May be called again after it was cancelled."""
         self._closed = True
         await self._redis.close()
         if self._sql is not None:

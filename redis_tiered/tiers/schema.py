@@ -48,6 +48,10 @@ entries = Table(
     Column("created", BigInteger, nullable=False),  # milliseconds since 1970
     Column("expires", BigInteger),  # the same; NULL: never
     Column("tokens", BigInteger, nullable=False),
+    # Grows with each write of the entry; Redis never replaces a later one by an earlier one.
+    Column(
+        "revision", BigInteger, nullable=False
+    ),  # microseconds since 1970, or one more than before
     Index("redis_tiered_entry_expires", "expires"),
     Index("redis_tiered_entry_generation", "scope", "generation"),
 )
