@@ -1,0 +1,1 @@
+"""redis-tiered for LlamaIndex."""
