@@ -64,14 +64,16 @@ if taken.err then return 3 end
 return 1
 """
 # Writes an entry and frees the lease, unless a later revision of it, or its deletion, came first.
-# ARGV: revision, milliseconds to keep, then fields and values. The old entry goes first: if there
+# ARGV: revision ('' if the durable tier gave none: then who comes last wins, by no clock of ours), milliseconds to keep, then fields and values. The old entry goes first: if there
 # is no room for the new one, there is at least not the old one in its place.
 _STORE = """
 redis.call('DEL', KEYS[2])
 local at = redis.call('HGET', KEYS[1], 'u')
-if at and tonumber(at) > tonumber(ARGV[1]) then return 0 end
+local revision = ARGV[1]
+if revision == '' then revision = at or '0'
+elseif at and tonumber(at) > tonumber(revision) then return 0 end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'u', ARGV[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], 'u', revision, unpack(ARGV, 3))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
@@ -631,7 +633,7 @@ class LLMCache:
         answer = _Answer(mark, request.prompt, data, envelope, tokens, control.tags)
         revision = yield from self._store_durable(answer)
         stored = revision is not None
-        kept = yield from self._store_redis(answer, revision or self._microseconds())
+        kept = yield from self._store_redis(answer, revision)
         if not kept and (stored or self.tiers.durable is None):
             yield from self._outdated(mark)
         if stored or kept:
@@ -667,8 +669,9 @@ class LLMCache:
         self._schedule_purge()
         return revision
 
-    def _store_redis(self, answer: _Answer, revision: int) -> Flow[bool]:
+    def _store_redis(self, answer: _Answer, revision: int | None) -> Flow[bool]:
         """Whether Redis has it, or something later."""
+        place = "" if revision is None else revision
         mark, envelope = answer.mark, answer.envelope
         residency = self._residency(envelope, envelope.created)
         fields: Command = (
@@ -694,7 +697,7 @@ class LLMCache:
                 key = self._keys.entry(epoch, mark.digest)
                 ticket = self._memory.ticket()
                 commands: tuple[Command, ...] = (
-                    ("EVAL", _STORE, 2, key, self._keys.lease(key), revision, residency, *fields),
+                    ("EVAL", _STORE, 2, key, self._keys.lease(key), place, residency, *fields),
                     *(
                         ("EVAL", _TAG, 1, self._keys.tag(epoch, tag), mark.digest, residency)
                         for tag in answer.tags

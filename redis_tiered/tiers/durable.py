@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sqlite3
 import threading
 import time
@@ -57,6 +58,8 @@ class DurableURL:
                 )
             if "\0" in str(url.database):
                 raise ConfigurationError("durable holds a NUL in the path of the SQLite file")
+        elif importlib.util.find_spec("psycopg") is None:
+            raise MissingExtra("postgres", "a PostgreSQL durable tier")
         self._url = url.render_as_string(hide_password=False)
         self.shown = url.set(query={}).render_as_string(hide_password=True)
 
@@ -357,6 +360,8 @@ class AsyncDurable:
             await self._opening.acquire()
         try:
             if self._engines is None:
+                if self._url.dialect == "sqlite":
+                    await asyncio.to_thread(_try_to_open, self._url)
                 try:
                     engine = create_async_engine(
                         self._url.aio(),
@@ -379,6 +384,13 @@ class AsyncDurable:
             return self._engines
         finally:
             self._opening.release()
+
+
+def _try_to_open(url: DurableURL) -> None:
+    """Fail where aiosqlite would fail: its thread then reports to the loop, closed or not."""
+    from sqlalchemy import NullPool, create_engine
+
+    create_engine(url.sync(), poolclass=NullPool).connect().close()
 
 
 def _database_errors() -> tuple[type[Exception], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import weakref
@@ -20,6 +21,8 @@ from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.redis import AsyncRedis, ConnectionFactory, SyncRedis
 
 __all__ = ["Runtime"]
+
+logger = logging.getLogger("redis_tiered")
 
 T = TypeVar("T")
 
@@ -168,7 +171,11 @@ class Runtime:
         if self.settings.endpoint.topology == "embedded" and self.durable is not None:
             directory = self.settings.endpoint.directory
             assert directory is not None  # Tiers.embedded resolves it
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                # Each tier that needs it fails by itself, as a tier does.
+                logger.debug("the embedded directory cannot be made: %s", error)
 
     async def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> _LoopClients:
         if not self._started:
@@ -242,6 +249,10 @@ class _LoopClients:
             yield
         finally:
             await self.close()
+            runtime = self._runtime()
+            if runtime is not None:
+                # In place of clients whose tasks and futures would keep the loop for ever.
+                runtime._loops[asyncio.get_running_loop()] = _LoopClients(runtime, closed=True)
 
 
 if hasattr(os, "register_at_fork"):

@@ -256,10 +256,14 @@ class Server:
     def _store(self, keys: list[bytes], words: list[bytes]) -> int:
         self._del(keys[1])
         at = self._revision(keys[0])
-        if at is not None and at > int(words[0]):
+        if words[0] == b"":
+            revision = _bytes(at or 0)
+        elif at is not None and at > int(words[0]):
             return 0
+        else:
+            revision = words[0]
         self._del(keys[0])
-        self._hset(keys[0], b"u", words[0], *words[2:])
+        self._hset(keys[0], b"u", revision, *words[2:])
         return self._pexpire(keys[0], words[1])
 
     def _promote(self, keys: list[bytes], words: list[bytes]) -> int:
@@ -372,6 +376,9 @@ class _Housekeeper:
 class Process:
     """One process with its own L1, breakers and single flights over the world's servers.
 
+    Args:
+        ahead: seconds that its clock is ahead of the world's.
+
     Attributes:
         connected: whether it can reach Redis.
         fault: what goes wrong at which of the steps that it performs from now on.
@@ -379,7 +386,7 @@ class Process:
         failed: kinds of steps (`Redis`, `Sql`) that failed since the last `clear`.
     """
 
-    def __init__(self, world: World, **options: Any) -> None:
+    def __init__(self, world: World, *, ahead: float = 0.0, **options: Any) -> None:
         self.world = world
         self.options = options
         self.connected = True
@@ -407,7 +414,7 @@ class Process:
             on_fork=lambda listener: None,
         )
         self.tiers = tiers
-        self.cache = LLMCache(tiers, now=world.clock, **options)
+        self.cache = LLMCache(tiers, now=lambda: world.clock() + ahead, **options)
         self.cache._flights = Flights(self.cache._wait, clock=world.clock)
         world.server.connect(self.memory)
 

@@ -890,7 +890,33 @@ def test_two_processes(machine: type[TwoProcesses]) -> None:
     )
 
 
-# What is open.
+# Clocks that disagree.
+
+
+def test_a_clock_that_is_behind_does_not_undo_a_write(any_world: World) -> None:
+    ahead, behind = any_world.process(ahead=30.0), any_world.process(ahead=-30.0)
+    ahead.update("q", "A")
+    behind.update("q", "B")
+    for process in (ahead, behind):
+        assert process.lookup("q") == "B"
+    ahead.delete("q")
+    behind.update("q", "C")
+    for process in (ahead, behind):
+        assert process.lookup("q") == "C"
+
+
+def test_a_clock_that_is_ahead_does_not_keep_what_only_redis_took(world: World) -> None:
+    ahead, behind = world.process(ahead=30.0), world.process(ahead=-30.0)
+    world.database_away = True
+    ahead.update("q", "A")
+    world.database_away = False
+    world.clock.advance(1)
+    behind.update("q", "B")
+    assert behind.lookup("q") == "B"
+    assert ahead.lookup("q") == "B"
+
+
+# Servers that are not to be believed.
 
 
 def test_a_server_that_forgot_its_last_writes_is_not_believed(world: World) -> None:

@@ -91,7 +91,7 @@ class Text(enum.StrEnum):
     HIGH = "high"
 
 
-class Old(str, enum.Enum):
+class Old(str, enum.Enum):  # noqa: UP042 - it prints otherwise
     HIGH = "high"
 
 

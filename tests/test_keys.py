@@ -1,0 +1,135 @@
+"""Keys: no two (namespace, tenant, name, digest) meet, no part breaks out of its scope."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from redis_tiered.errors import InvalidInput
+from redis_tiered.keys import Keyspace, LLMKeys, part
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+NASTY = TEXT | st.sampled_from(
+    ["a:b", "a", "b", ":", "{a}", "}", "{", "%3A", "%", "*", "!", "a!", "\0", " ", "é", "e\u0301"]
+)
+DIGEST = st.text("0123456789abcdef", min_size=32, max_size=32)
+EPOCH = st.from_regex(r"[0-9a-f]{12}(\.[0-9a-f]{8})?", fullmatch=True)
+SCOPE = st.tuples(NASTY, NASTY, NASTY)
+
+
+def keys_of(scope: tuple[str, str, str]) -> LLMKeys:
+    namespace, tenant, name = scope
+    return Keyspace(namespace, tenant).llm(name)
+
+
+def every_key(scope: tuple[str, str, str], epoch: str, digest: str, tag: str) -> list[bytes]:
+    keys = keys_of(scope)
+    entry = keys.entry(epoch, digest)
+    return [keys.epoch, keys.stats, entry, keys.lease(entry), keys.tag(epoch, tag)]
+
+
+@given(SCOPE, EPOCH, DIGEST, NASTY, SCOPE, EPOCH, DIGEST, NASTY)
+@example(("a", "b:c", "d"), "0" * 12, "0" * 32, "t", ("a:b", "c", "d"), "0" * 12, "0" * 32, "t")
+@example(("a", "b", "c"), "0" * 12, "0" * 32, "t", ("a!", "b", "c"), "0" * 12, "0" * 32, "t")
+def test_no_two_keys_of_different_scopes_meet(
+    scope: tuple[str, str, str],
+    epoch: str,
+    digest: str,
+    tag: str,
+    other: tuple[str, str, str],
+    other_epoch: str,
+    other_digest: str,
+    other_tag: str,
+) -> None:
+    mine = every_key(scope, epoch, digest, tag)
+    assert len(set(mine)) == len(mine)
+    theirs = every_key(other, other_epoch, other_digest, other_tag)
+    if scope != other:
+        assert not set(mine) & set(theirs)
+        assert keys_of(scope).scope != keys_of(other).scope
+    if (scope, epoch, digest) != (other, other_epoch, other_digest):
+        assert mine[2] != theirs[2]
+        assert mine[3] != theirs[3]
+    if (scope, epoch, tag) != (other, other_epoch, other_tag):
+        assert mine[4] != theirs[4]
+
+
+@given(SCOPE, EPOCH, DIGEST, NASTY)
+def test_every_key_is_under_its_namespace_and_tenant(
+    scope: tuple[str, str, str], epoch: str, digest: str, tag: str
+) -> None:
+    namespace, tenant = (part("x", text).encode() for text in scope[:2])
+    for key in every_key(scope, epoch, digest, tag):
+        assert re.match(rb"%b!?:%b:" % (re.escape(namespace), re.escape(tenant)), key), key
+
+
+@given(SCOPE, EPOCH, DIGEST)
+def test_what_memory_holds_is_announced_and_the_rest_is_not(
+    scope: tuple[str, str, str], epoch: str, digest: str
+) -> None:
+    space = Keyspace(*scope[:2])
+    keys = space.llm(scope[2])
+    entry = keys.entry(epoch, digest)
+    assert entry.startswith(space.prefix)
+    assert keys.epoch.startswith(space.prefix)
+    for quiet in (keys.lease(entry), keys.stats, keys.tag(epoch, "t")):
+        assert not quiet.startswith(space.prefix)
+
+
+@given(SCOPE, EPOCH, DIGEST)
+def test_an_entry_and_its_lease_share_a_slot(
+    scope: tuple[str, str, str], epoch: str, digest: str
+) -> None:
+    keys = keys_of(scope)
+    entry = keys.entry(epoch, digest)
+    assert key_slot(entry) == key_slot(keys.lease(entry)) == key_slot(digest.encode())
+
+
+@given(SCOPE, EPOCH, DIGEST, EPOCH, SCOPE)
+def test_a_pattern_finds_the_entries_of_its_epoch_alone(
+    scope: tuple[str, str, str],
+    epoch: str,
+    digest: str,
+    other_epoch: str,
+    other: tuple[str, str, str],
+) -> None:
+    assume(epoch != other_epoch)
+    assume(not other_epoch.startswith(epoch + "."))
+    keys = keys_of(scope)
+    pattern = re.compile(fnmatch.translate(keys.pattern(epoch).decode()).encode())
+    assert pattern.match(keys.entry(epoch, digest))
+    assert not pattern.match(keys.entry(other_epoch, digest))
+    assert not pattern.match(keys.epoch)
+    if other != scope:
+        assert not pattern.match(keys_of(other).entry(epoch, digest))
+
+
+@given(NASTY)
+def test_an_encoded_part_holds_no_letter_with_a_meaning(text: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_.~@+=%-]+", part("tenant", text))
+
+
+@given(TEXT, TEXT)
+def test_encoding_is_injective(one: str, two: str) -> None:
+    assert (part("x", one) == part("x", two)) == (one == two)
+
+
+@pytest.mark.parametrize("value", [None, 1, b"bytes", "", "x" * 257, "\ud800", "a\udfff", ["a"]])
+@pytest.mark.parametrize("argument", ["namespace", "tenant", "name", "tags"])
+def test_a_part_that_cannot_be_used_is_refused_by_name(argument: str, value: object) -> None:
+    def make() -> None:
+        given = {"namespace": "n", "tenant": "t", "name": "c", "tags": "g", argument: value}
+        keys = Keyspace(given["namespace"], given["tenant"]).llm(given["name"])  # type: ignore[arg-type]
+        keys.tag("e", given["tags"])  # type: ignore[arg-type]
+
+    with pytest.raises(InvalidInput, match=argument):
+        make()
+
+
+def test_the_longest_part_is_accepted() -> None:
+    assert part("name", "x" * 256) == "x" * 256
