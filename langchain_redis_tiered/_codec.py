@@ -36,9 +36,10 @@ from langchain_core.messages.base import TextAccessor
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from pydantic import BaseModel
 
+from langchain_redis_tiered._memo import Memo
 from redis_tiered.errors import Uncacheable, Unreadable
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "recall"]
 
 _PLAIN: Final = 1  # JSON as it is
 _TAGGED: Final = 2  # some keys are escaped, some values are bytes
@@ -92,6 +93,89 @@ def decode(payload: bytes) -> list[Generation]:
     # What unpacking, lookups and pydantic (ValidationError is a ValueError) say of a wrong shape.
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise Unreadable("corrupt") from None
+
+
+def recall(payload: bytes) -> list[Generation]:
+    """As `decode`, at a third of its cost for an answer that was recalled before.
+
+    What was read is kept as a mould: classes, fields, and copies of all that LangChain may change.
+    """
+    moulds = _moulds.get(payload)
+    if moulds is not None:
+        return [mould.cast() for mould in moulds]
+    generations = decode(payload)
+    made = tuple(_Mould.of(generation) for generation in generations)
+    whole = [mould for mould in made if mould is not None]
+    if len(whole) == len(made):
+        _moulds.put(payload, tuple(whole))
+    return generations
+
+
+class _Mould:
+    """Makes objects equal to the one it was made of, that share nothing which can change."""
+
+    __slots__ = ("_changing", "_cls", "_extra", "_message", "_named", "_names", "_state")
+
+    _cls: type[Any]
+    _state: dict[str, Any]
+    _changing: tuple[str, ...]
+    _message: _Mould | None
+    _named: bool
+    _names: frozenset[str]
+    _extra: Any
+
+    @classmethod
+    def of(cls, original: Any) -> _Mould | None:
+        """None if this version of langchain-core lays the class out in a way not known here."""
+        shape = _BY_CLASS.get(type(original))
+        if shape is None or not shape.fast:
+            return None
+        mould = cls()
+        state = dict(original.__dict__)
+        message = state.pop("message", None)
+        mould._message = None if message is None else cls.of(message)
+        if message is not None and mould._message is None:
+            return None
+        mould._named = shape.named and state.pop("id") is not None
+        mould._cls = type(original)
+        mould._changing = tuple(
+            name for name, value in state.items() if type(value) in (dict, list)
+        )
+        mould._state = {name: _copy(value) for name, value in original.__dict__.items()}
+        if message is not None:
+            mould._state["message"] = None
+        mould._names = frozenset(original.__pydantic_fields_set__)
+        mould._extra = _copy(original.__pydantic_extra__)
+        return mould
+
+    def cast(self) -> Any:
+        state = self._state.copy()
+        for name in self._changing:
+            state[name] = _copy(state[name])
+        if self._message is not None:
+            state["message"] = self._message.cast()
+        if self._named:
+            state["id"] = _ids.fresh()
+        made = _new(self._cls)
+        _set_state(made, state)
+        _set_extra(made, _copy(self._extra))
+        _set_private(made, None)
+        _set_names(made, set(self._names))
+        return made
+
+
+def _copy(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _copy(item) for key, item in value.items()} if value else {}
+    if kind is list:
+        return [_copy(item) for item in value] if value else []
+    return value
+
+
+_moulds: Memo[bytes, tuple[_Mould, ...]] = Memo(
+    entries=1024, weight=16 << 20, weigh=lambda payload, moulds: 4 * len(payload)
+)
 
 
 # --- fresh ids -------------------------------------------------------------------------------
@@ -256,6 +340,7 @@ class _Shape:
         self.dicts = tuple(name for name in names if type(self.empty[name]) is dict)
         self.names = frozenset(cls.model_fields)
         self.holds_message = "message" in self.names
+        self.named = "id" in self.names
         self.sets: dict[str, frozenset[str]] = {}
 
     def set_fields(self, written: Any) -> set[str]:

@@ -126,6 +126,15 @@ class Found(NamedTuple):
     age: float
 
 
+class _Reply(NamedTuple):
+    """What Redis said to `_LOOK_UP` about an entry, and what it was asked with."""
+
+    key: bytes
+    said: bytes | int
+    token: str
+    ticket: int
+
+
 class _Answer(NamedTuple):
     """An answer on its way into the tiers."""
 
@@ -203,6 +212,7 @@ class LLMCache:
         self._now = now
         self._keys = tiers.keys.llm(name)
         self._memory = tiers.memory
+        self._guards = tiers.guards
         self._epoch = Epoch(tiers, self._keys)
         self._flights = Flights(self._wait)
         self._tally = Tally()
@@ -364,6 +374,30 @@ class LLMCache:
             self._miss("bypassed")
             return None
         may_lead = self._wait > 0 and control.write
+        first: _Reply | None = None
+        epoch = self._epoch.certain()
+        if epoch is not None:
+            # The common case, in one step: the epoch is known, and Redis has the answer.
+            incarnation = self._guards.redis_incarnation
+            key = self._keys.entry(epoch, mark.digest)
+            ticket = self._memory.ticket()
+            token = self._flights.token() if may_lead else ""
+            try:
+                [reply] = yield Redis(
+                    (("EVAL", _LOOK_UP, 2, key, self._keys.lease(key), token, _LEASE_MS, ""),)
+                )
+            except TierError:
+                return (yield from self._look_up_without_redis(mark, may_lead, 0.0))
+            if incarnation == self._guards.redis_incarnation:
+                if isinstance(reply, bytes) and (found := self._taken(key, reply, ticket)):
+                    return found
+                first = _Reply(key, reply, token, ticket)
+        return (yield from self._look_up_in_turns(mark, may_lead, first))
+
+    def _look_up_in_turns(
+        self, mark: Fingerprint, may_lead: bool, first: _Reply | None
+    ) -> Flow[Found | None]:
+        """Ask Redis until it has the answer, nobody else is getting it, or we waited enough."""
         deadline = 0.0
         dead = ""
         watch_key: bytes | None = None
@@ -371,7 +405,10 @@ class LLMCache:
         try:
             while True:
                 try:
-                    key, reply, token, ticket = yield from self._ask_redis(mark, may_lead, dead)
+                    key, reply, token, ticket = first or (
+                        yield from self._ask_redis(mark, may_lead, dead)
+                    )
+                    first = None
                 except TierError:
                     return (yield from self._look_up_without_redis(mark, may_lead, deadline))
                 if isinstance(reply, bytes):
@@ -415,9 +452,7 @@ class LLMCache:
             if watch_key is not None and watch is not None:
                 self._memory.unwatch(watch_key, watch)
 
-    def _ask_redis(
-        self, mark: Fingerprint, may_lead: bool, dead: str
-    ) -> Flow[tuple[bytes, bytes | int, str, int]]:
+    def _ask_redis(self, mark: Fingerprint, may_lead: bool, dead: str) -> Flow[_Reply]:
         """One round trip: the answer, or the lease, or who holds it; see `_LOOK_UP`."""
         epoch = self._epoch.certain()
         confirmed = epoch is not None
@@ -425,7 +460,7 @@ class LLMCache:
             epoch = self._epoch.likely()
         token = self._flights.token() if may_lead else ""
         for _ in range(_ATTEMPTS):
-            incarnation = self.tiers.guards.redis_incarnation
+            incarnation = self._guards.redis_incarnation
             if epoch is None:
                 epoch, confirmed = (yield from self._epoch.establish()), True
             key = self._keys.entry(epoch, mark.digest)
@@ -438,10 +473,31 @@ class LLMCache:
                 [stored, reply] = yield Redis((("GET", self._keys.epoch), ask))
                 believed = self._epoch.confirm(stored, ticket)
             # Nor is a server believed that may have been away and come back meanwhile.
-            if believed and incarnation == self.tiers.guards.redis_incarnation:
-                return key, reply, token, ticket
+            if believed and incarnation == self._guards.redis_incarnation:
+                return _Reply(key, reply, token, ticket)
             epoch = None
         raise TierUnavailable("redis", "epoch", "it keeps changing")
+
+    def _taken(self, key: bytes, data: bytes, ticket: int) -> Found | None:
+        """Use what Redis holds, if nothing else is to be done; `_take` does everything."""
+        now = self._milliseconds()
+        try:
+            envelope = unseal(data)
+        except Unreadable:
+            return None
+        if self._sliding or self._is_over(envelope, now) or self._is_due(envelope, now):
+            return None
+        self._remember(key, envelope, ticket, now)
+        return self._hit("redis", envelope, now)
+
+    def _remember(self, key: bytes, envelope: Envelope, ticket: int, now: int) -> None:
+        remaining = envelope.remaining(now)
+        self._memory.put(
+            key,
+            seal_for_memory(envelope),
+            ticket,
+            ttl=None if remaining is None else remaining / 1000,
+        )
 
     def _take(
         self,
@@ -481,13 +537,7 @@ class LLMCache:
                 return True, None
         elif self._sliding and envelope.ttl and envelope.expires - now < envelope.ttl * 3 // 4:
             envelope = yield from self._slide(mark, key, data, envelope, now)
-        remaining = envelope.remaining(now)
-        self._memory.put(
-            key,
-            seal_for_memory(envelope),
-            ticket,
-            ttl=None if remaining is None else remaining / 1000,
-        )
+        self._remember(key, envelope, ticket, now)
         return True, self._hit("flight" if waited else "redis", envelope, now)
 
     def _lead(self, mark: Fingerprint, key: bytes, token: str | None) -> Flow[Found | None]:

@@ -39,6 +39,8 @@ class Epoch:
 
     def __init__(self, tiers: Tiers, keys: LLMKeys) -> None:
         self._tiers = tiers
+        self._guards = tiers.guards
+        self._memory = tiers.memory
         self._keys = keys
         self._known: str | None = None
         self._checked = -1
@@ -46,20 +48,20 @@ class Epoch:
 
     def certain(self) -> str | None:
         """The epoch, if no other process can have changed it unnoticed; costs no I/O."""
-        if self._checked != self._tiers.guards.redis_incarnation:
+        if self._checked != self._guards.redis_incarnation:
             return None
-        epoch = self._tiers.memory.get(self._keys.epoch)
+        epoch = self._memory.get(self._keys.epoch)
         return None if epoch is None else epoch.decode()
 
     def likely(self) -> str | None:
         """The epoch to try, to be confirmed by reading its key along with what it is needed for."""
-        return self._known if self._checked == self._tiers.guards.redis_incarnation else None
+        return self._known if self._checked == self._guards.redis_incarnation else None
 
     def confirm(self, stored: bytes | None, ticket: int) -> bool:
         """Compare the likely epoch with what Redis holds; False: `establish` it and start again."""
         if stored is None or self._known is None or stored != self._known.encode():
             return False
-        self._tiers.memory.put(self._keys.epoch, stored, ticket)
+        self._memory.put(self._keys.epoch, stored, ticket)
         return True
 
     def establish(self) -> Flow[str]:
@@ -69,8 +71,8 @@ class Epoch:
             TierError: Redis failed, or knows no epoch while the durable tier cannot be asked.
         """
         for _ in range(_ATTEMPTS):
-            incarnation = self._tiers.guards.redis_incarnation
-            ticket = self._tiers.memory.ticket()
+            incarnation = self._guards.redis_incarnation
+            ticket = self._memory.ticket()
             servers = "" if self._tiers.durable is None else (yield from self._servers())
             [stored] = yield Redis((("GET", self._keys.epoch),))
             text = stored.decode(errors="replace") if isinstance(stored, bytes) else ""
@@ -101,7 +103,7 @@ class Epoch:
                 if self._tiers.durable is not None and (yield from self._truth()) != begun:
                     continue
             else:
-                self._tiers.memory.put(self._keys.epoch, truth.encode(), ticket)
+                self._memory.put(self._keys.epoch, truth.encode(), ticket)
             self._known = truth
             self._checked = incarnation if checked else -1
             if checked:
@@ -126,7 +128,7 @@ class Epoch:
             begin = rows.new_generation if clear else rows.new_epoch
             yield Sql(begin(self._keys.scope, fresh), write=True)
         self._known, self._checked, self._doubted = None, -1, True
-        self._tiers.memory.invalidate((self._keys.epoch,))
+        self._memory.invalidate((self._keys.epoch,))
         # Out of memory refuses SET but never DEL; the next reader asks the durable tier, or makes up
         # a new epoch.
         yield Redis((("DEL", self._keys.epoch),))

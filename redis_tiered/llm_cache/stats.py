@@ -26,40 +26,40 @@ class Usage:
 
 
 class Tally:
-    """Counters by name; thread-safe. What was not yet added to the totals is kept apart."""
+    """Counters by name; thread-safe. Remembers what of them was added to the totals already."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._pending: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
+        self._reported: Counter[str] = Counter()
 
     def add(self, name: str, by: int = 1) -> None:
         with self._lock:
-            self._counts[name] += by
-            self._pending[name] += by
+            self._counts[name] = self._counts.get(name, 0) + by
 
     def counts(self) -> dict[str, int]:
         with self._lock:
             return dict(self._counts)
 
-    @property
-    def pending(self) -> bool:
-        return bool(self._pending)
-
     def take_pending(self) -> dict[str, int]:
+        """What is to be added to the totals now."""
         with self._lock:
-            pending, self._pending = self._pending, Counter()
-            return dict(pending)
+            pending = {
+                name: count - self._reported[name]
+                for name, count in self._counts.items()
+                if count != self._reported[name]
+            }
+            self._reported.update(pending)
+            return pending
 
     def put_back(self, pending: Mapping[str, int]) -> None:
+        """It could not be added after all."""
         with self._lock:
-            self._pending.update(pending)
+            self._reported.subtract(pending)
 
     def reset_after_fork(self) -> None:
         """The parent reports what it counted."""
-        self._lock = threading.Lock()
-        self._counts = Counter()
-        self._pending = Counter()
+        self.__init__()  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

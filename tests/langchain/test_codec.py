@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -36,7 +37,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from pydantic import BaseModel, Field
 
 from langchain_redis_tiered import _codec
-from langchain_redis_tiered._codec import decode, encode
+from langchain_redis_tiered._codec import decode, encode, recall
 from redis_tiered.errors import Uncacheable, Unreadable
 
 # --- random answers --------------------------------------------------------------------------
@@ -175,13 +176,22 @@ def state(value: Any) -> Any:
     return type(value), repr(value)
 
 
-@given(st.lists(generations, max_size=3))
-@settings(deadline=None, max_examples=300)
-def test_what_comes_back_cannot_be_told_from_what_went_in(original: list[Generation]) -> None:
+def recalled(payload: bytes) -> list[Generation]:
+    """What is read the second time, from a mould."""
+    recall(payload)
+    return recall(payload)
+
+
+@pytest.mark.parametrize("read", [decode, recalled])
+@given(original=st.lists(generations, max_size=3))
+@settings(deadline=None, max_examples=200)
+def test_what_comes_back_cannot_be_told_from_what_went_in(
+    read: Callable[[bytes], list[Generation]], original: list[Generation]
+) -> None:
     before = state(original)
     payload = encode(original)
     assert state(original) == before
-    found = decode(payload)
+    found = read(payload)
     assert type(found) is list
     again = with_the_ids_of(found, original)
     assert again == original
@@ -232,7 +242,10 @@ def test_setting_and_copying_work_as_ever() -> None:
     assert again.message.usage_metadata == {"total_cost": 0}
 
 
-def test_every_call_returns_objects_of_its_own() -> None:
+@pytest.mark.parametrize("read", [decode, recalled])
+def test_every_call_returns_objects_of_its_own(
+    read: Callable[[bytes], list[Generation]],
+) -> None:
     message = AIMessage(
         [{"type": "text", "text": "a"}],
         tool_calls=[{"name": "f", "args": {"x": [1]}, "id": "c"}],
@@ -240,7 +253,7 @@ def test_every_call_returns_objects_of_its_own() -> None:
         id="run-1",
     )
     payload = encode([ChatGeneration(message=message), ChatGeneration(message=AIMessage("x"))])
-    one, two = decode(payload), decode(payload)
+    one, two = read(payload), read(payload)
     ids: set[int] = set()
 
     def collect(value: Any) -> None:
@@ -260,7 +273,7 @@ def test_every_call_returns_objects_of_its_own() -> None:
     collect(two)
     one[0].message.tool_calls.append({})  # type: ignore[attr-defined]
     one[0].message.response_metadata["a"]["b"] = 2  # type: ignore[attr-defined]
-    assert decode(payload)[0].message.response_metadata == {"a": {"b": 1}}  # type: ignore[attr-defined]
+    assert read(payload)[0].message.response_metadata == {"a": {"b": 1}}  # type: ignore[attr-defined]
 
 
 def test_ids_are_unique_in_a_forked_process_too() -> None:

@@ -57,7 +57,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__, value
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(PLAIN, PLAIN)
 @example({1: "a"}, {"\0map": [[1, "a"]]})
 @example({"\0int": "0x1"}, {"\0\0int": "0x1"})
