@@ -770,8 +770,9 @@ class LLMCache:
         """Redis missed a write: what it holds of this entry is the answer before."""
         try:
             epoch = yield from self._epoch.establish()
-            # Allowed even when the server is out of memory.
-            yield Redis((("DEL", self._keys.entry(epoch, mark.digest)),))
+            key = self._keys.entry(epoch, mark.digest)
+            # Allowed even when the server is out of memory. The lease too: the answer is in L3.
+            yield Redis((("DEL", key, self._keys.lease(key)),))
         except TierError:
             if self.tiers.durable is None:
                 return  # counted; nothing was promised

@@ -455,8 +455,9 @@ class _Pool:
                         break
                     left = deadline - time.monotonic()
                     if left <= 0 or not self._changed.wait(left):
+                        # Says nothing of the server: who holds them learns whether it answers.
                         raise TierUnavailable(
-                            "redis", "pool", f"all {self._size} connections are in use"
+                            "redis", "busy", f"all {self._size} connections are in use"
                         )
             finally:
                 self._waiting -= 1

@@ -704,9 +704,11 @@ class Story:
         process.cut()
 
     def back(self, process: Process, name: str, answer: str) -> None:
+        was_cut = not process.connected
         process.reconnect()
         process.recover()
-        self.model.agreed(process)
+        if was_cut:
+            self.model.agreed(process)
         if all(other.connected for other in self.processes):
             for other in self.processes:
                 self.model.agreed(other)
@@ -798,7 +800,7 @@ def test_scenarios_without_faults(text: str) -> None:
         story.check()
 
 
-NAMES = st.sampled_from(["q", "r"])
+NAMES = st.sampled_from(["q", "q", "r"])
 WHICH = st.sampled_from([0, 1])
 FAULTS = st.none() | st.builds(
     Fault, st.integers(0, 6), st.sampled_from(Fault.KINDS), st.sampled_from([None, Redis])
@@ -823,61 +825,66 @@ class TwoProcesses(RuleBasedStateMachine):
         finally:
             self.world.__exit__(None, None, None)
 
+    def answer(self) -> str:
+        return f"A{next(self.answers)}"
+
     @rule(which=WHICH, name=NAMES, fault=FAULTS)
     def update(self, which: int, name: str, fault: Fault | None) -> None:
-        self.story.perform((which, "update", name, f"A{next(self.answers)}"), fault)
+        self.story.perform((which, "update", name, self.answer()), fault)
+
+    @rule(which=WHICH, name=NAMES)
+    def replace(self, which: int, name: str) -> None:
+        self.story.perform((1 - which, "update", name, self.answer()))
+        self.story.perform((which, "lookup", name, ""))
+        self.story.perform((which, "update", name, self.answer()))
 
     @rule(which=WHICH, name=NAMES, fault=FAULTS)
     def lookup(self, which: int, name: str, fault: Fault | None) -> None:
         self.story.perform((which, "lookup", name, ""), fault)
 
-    @rule(which=WHICH, name=NAMES)
-    def lookup_again(self, which: int, name: str) -> None:
-        self.story.perform((which, "lookup", name, ""))
+    @rule()
+    def look_around(self) -> None:
+        for which, name in itertools.product((0, 1), ("q", "r")):
+            self.story.perform((which, "lookup", name, ""))
 
-    @rule(which=WHICH, name=NAMES, fault=FAULTS)
-    def delete(self, which: int, name: str, fault: Fault | None) -> None:
-        self.story.perform((which, "delete", name, ""), fault)
+    @rule(
+        which=WHICH,
+        name=NAMES,
+        what=st.sampled_from(["delete", "delete", "clear"]),
+        fault=FAULTS,
+    )
+    def forget(self, which: int, name: str, what: str, fault: Fault | None) -> None:
+        self.story.perform((which, what, name, ""), fault)
 
-    @rule(which=WHICH, fault=FAULTS)
-    def clear(self, which: int, fault: Fault | None) -> None:
-        self.story.perform((which, "clear", "", ""), fault)
-
-    @rule(which=WHICH, name=NAMES, what=st.sampled_from(["update", "delete", "clear"]))
-    def change_what_redis_misses(self, which: int, name: str, what: str) -> None:
+    @rule(
+        which=WHICH,
+        name=NAMES,
+        what=st.sampled_from(["update", "update", "delete", "clear"]),
+        returns=st.booleans(),
+    )
+    def change_what_redis_misses(self, which: int, name: str, what: str, returns: bool) -> None:
         self.story.perform((which, "cut", "", ""))
-        self.story.perform((which, what, name, f"A{next(self.answers)}"))
+        self.story.perform((which, what, name, self.answer()))
+        if returns:
+            self.story.perform((which, "back", "", ""))
 
     @rule(which=WHICH)
-    def cut(self, which: int) -> None:
-        self.story.perform((which, "cut", "", ""))
-
-    @rule(which=WHICH)
+    @precondition(lambda self: not all(one.connected for one in self.story.processes))
     def back(self, which: int) -> None:
         self.story.perform((which, "back", "", ""))
 
-    @rule()
+    @rule(full=st.booleans())
     @precondition(lambda self: self.world.server.data)
-    def flush(self) -> None:
-        self.story.perform((0, "flush", "", ""))
+    def flush_or_fill(self, full: bool) -> None:
+        if full:
+            self.world.server.full = not self.world.server.full
+        else:
+            self.story.perform((0, "flush", "", ""))
 
-    @rule(which=WHICH)
-    def tidy(self, which: int) -> None:
-        self.story.perform((which, "tidy", "", ""))
-
-    @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 30.0, 70.0]))
-    def wait(self, seconds: float) -> None:
+    @rule(which=WHICH, seconds=st.sampled_from([0.05, 1.0, 5.0, 30.0, 70.0]))
+    def wait(self, which: int, seconds: float) -> None:
         self.world.clock.advance(seconds)
-
-    @rule()
-    @precondition(lambda self: not self.world.server.full)
-    def fill(self) -> None:
-        self.world.server.full = True
-
-    @rule()
-    @precondition(lambda self: self.world.server.full)
-    def drain(self) -> None:
-        self.world.server.full = False
+        self.story.perform((which, "tidy", "", ""))
 
     @invariant()
     def redis_keys_expire(self) -> None:
