@@ -586,3 +586,16 @@ def test_the_default_survives_a_fork(valkey: RedisServer, sqlite_url: str) -> No
     """
     done = _script(body, valkey.url, sqlite_url)
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
+
+
+def test_counters_of_a_process_that_never_closed_are_in_the_totals(valkey: RedisServer) -> None:
+    body = """
+    import sys
+    from redis_tiered import LLMCache, Tiers
+    from redis_tiered.llm_cache.fingerprint import Request
+    LLMCache(Tiers(sys.argv[1])).lookup(Request(b"", b"", "question"))
+    """
+    done = _script(body, valkey.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Tiers(valkey.url) as tiers:
+        assert LLMCache(tiers).stats(total=True).misses == 1

@@ -64,26 +64,37 @@ if taken.err then return 3 end
 return 1
 """
 # Writes an entry and frees the lease, unless a later revision of it, or its deletion, came first.
-# ARGV: revision ('' if the durable tier gave none: then who comes last wins, by no clock of ours), milliseconds to keep, then fields and values. The old entry goes first: if there
-# is no room for the new one, there is at least not the old one in its place.
+# ARGV: revision ('' if the durable tier gave none: then who comes last wins, by no clock of ours),
+# milliseconds to keep, then fields and values. What needs memory comes first: after any write,
+# a DEL even, a script is no longer refused when out of memory, and would grow beyond `maxmemory`.
+# If there is no room for the new answer, the old one is not left in its place.
 _STORE = """
-redis.call('DEL', KEYS[2])
 local at = redis.call('HGET', KEYS[1], 'u')
 local revision = ARGV[1]
 if revision == '' then revision = at or '0'
-elseif at and tonumber(at) > tonumber(revision) then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'u', revision, unpack(ARGV, 3))
+elseif at and tonumber(at) > tonumber(revision) then
+  redis.call('DEL', KEYS[2])
+  return 0
+end
+local set = redis.pcall('HSET', KEYS[1], 'u', revision, unpack(ARGV, 3))
+redis.call('DEL', KEYS[2])
+if type(set) == 'table' then
+  redis.call('DEL', KEYS[1])
+  return set
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 # Warms an entry unless it was written or deleted meanwhile, and frees the lease.
 _PROMOTE = """
+local set = 0
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  set = redis.pcall('HSET', KEYS[1], 'u', ARGV[1], 'r', ARGV[3])
+end
 redis.call('DEL', KEYS[2])
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'u', ARGV[1], 'r', ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
+if type(set) == 'table' then return set end
+if set > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return set
 """
 # Deletes an entry and leaves a mark of a later revision than it and than ARGV[1].
 _BURY = """
@@ -548,7 +559,9 @@ class LLMCache:
             found = yield from self._read_durable(mark)
             if found is not None:
                 answer, revision, envelope, now = found
-                yield from self._promote(key, answer, revision, envelope, now)
+                freed = yield from self._promote(key, answer, revision, envelope, now)
+                if flight is not None and not freed:
+                    yield from self._release(flight)
                 return self._hit("durable", envelope, now)
         except BaseException:
             if flight is not None:
@@ -622,20 +635,31 @@ class LLMCache:
 
     def _promote(
         self, key: bytes, data: bytes, revision: int, envelope: Envelope, read_at: int
-    ) -> Flow[None]:
+    ) -> Flow[bool]:
+        """Warm L2; False if it was not reached, and the lease is still there."""
         now = self._milliseconds()
         if now - read_at > _TOMBSTONE_MS // 2:
-            return  # read too long ago: it may have been deleted, and its tombstone be gone
+            return False  # read too long ago: it may have been deleted, and its tombstone be gone
         residency = self._residency(envelope, now)
         if residency <= 0:
-            return
+            return False
         try:
             yield Redis(
                 (("EVAL", _PROMOTE, 2, key, self._keys.lease(key), revision, residency, data),),
                 write=True,
             )
         except TierError:
-            return  # counted by the driver; the answer is in hand
+            return False  # counted by the driver; the answer is in hand
+        return True
+
+    def _release(self, flight: Flight) -> Flow[None]:
+        """Let other processes look in L3 at once; allowed even when Redis refuses writes."""
+        if flight.lease is None:
+            return
+        try:
+            yield Redis((("EVAL", _RELEASE, 1, flight.lease, flight.token),))
+        except TierError:
+            return  # the lease ends by itself
 
     def _slide(
         self, mark: Fingerprint, key: bytes, read: bytes, envelope: Envelope, now: int

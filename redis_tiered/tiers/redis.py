@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 import threading
 import time
 from collections import deque
@@ -45,6 +46,7 @@ _CHANNELS = 3
 # Seconds for the embedded server to end with its last user.
 _LAST_USER_WAITS = 2.0
 _BATCH = 512
+_IN_SCRIPT = re.compile(r"-(OOM|READONLY|MISCONF|NOREPLICAS) ")
 
 # redis-py's asyncio connections pack in Python, five times slower than hiredis; its stub asks for
 # a tuple of one.
@@ -79,6 +81,9 @@ def failure(error: Exception, *, connecting: bool = False) -> TierError:
         return TierReplyError("redis", "tryagain")
     if isinstance(error, rx.ResponseError):
         word = str(error).partition(" ")[0]
+        # Redis 6.2 hides what a script was refused for behind the place where it happened.
+        if hidden := _IN_SCRIPT.search(str(error)):
+            return TierUnavailable("redis", hidden[1].lower())
         if word in ("MISCONF", "NOREPLICAS"):
             return TierUnavailable("redis", word.lower())
         if word in ("NOAUTH", "WRONGPASS"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import threading
@@ -66,6 +67,8 @@ class Runtime:
             weakref.WeakKeyDictionary()
         )
         self._driver = Driver(self, self.guards)
+        # A `Tiers` that is forgotten, not closed, hangs up without a word.
+        weakref.finalize(self, _hang_up, self._redis, self._sql).atexit = False
 
     # Running flows.
 
@@ -126,9 +129,7 @@ class Runtime:
         """Close what belongs to threads; clients of running loops are closed there."""
         if self.closed:
             return
-        for listener in list(self._fork_listeners):
-            if self._started:
-                listener.flush_counters()
+        self.report()
         self.closed = True
         self._started = False
         if self._invalidations is not None:
@@ -142,6 +143,12 @@ class Runtime:
             if loop.is_running():
                 loop.call_soon_threadsafe(clients.leave)
         self._factory.release()
+
+    def report(self) -> None:
+        """Add what was counted since the last report to the totals."""
+        if self._started and not self.closed:
+            for listener in list(self._fork_listeners):
+                listener.flush_counters()
 
     async def aclose(self) -> None:
         """Close this loop's clients, then everything else."""
@@ -194,9 +201,20 @@ class Runtime:
         return clients
 
     @classmethod
+    def _exit(cls) -> None:
+        for runtime in list(cls._all):
+            runtime.report()
+
+    @classmethod
     def _forked(cls) -> None:
         for runtime in list(cls._all):
             runtime.reset_after_fork()
+
+
+def _hang_up(redis: SyncRedis, sql: SyncDurable | None) -> None:
+    redis.close()
+    if sql is not None:
+        sql.close()
 
 
 class _LoopClients:
@@ -255,5 +273,6 @@ class _LoopClients:
                 runtime._loops[asyncio.get_running_loop()] = _LoopClients(runtime, closed=True)
 
 
+atexit.register(Runtime._exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Runtime._forked)
