@@ -95,19 +95,27 @@ def decode(payload: bytes) -> list[Generation]:
         raise Unreadable("corrupt") from None
 
 
-def recall(payload: bytes) -> list[Generation]:
-    """As `decode`, at a third of its cost for an answer that was recalled before.
+def recall(payload: bytes, *, keep: bool = True) -> list[Generation]:
+    """As `decode`, at a third of its cost for an answer that was kept before.
 
     What was read is kept as a mould: classes, fields, and copies of all that LangChain may change.
+
+    Args:
+        payload: what `encode` wrote.
+        keep: make a mould if there is none.
+
+    Raises:
+        Unreadable: as `decode`.
     """
     moulds = _moulds.get(payload)
     if moulds is not None:
         return [mould.cast() for mould in moulds]
     generations = decode(payload)
-    made = tuple(_Mould.of(generation) for generation in generations)
-    whole = [mould for mould in made if mould is not None]
-    if len(whole) == len(made):
-        _moulds.put(payload, tuple(whole))
+    if keep:
+        made = tuple(_Mould.of(generation) for generation in generations)
+        whole = tuple(mould for mould in made if mould is not None)
+        if len(whole) == len(made):
+            _moulds.put(payload, whole)
     return generations
 
 

@@ -9,7 +9,7 @@ from langchain_core.caches import BaseCache
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
-from langchain_redis_tiered._codec import decode, encode, recall
+from langchain_redis_tiered._codec import encode, recall
 from langchain_redis_tiered._outcome import objection
 from langchain_redis_tiered._request import request_from
 from redis_tiered.errors import InvalidInput, Uncacheable, Unreadable
@@ -191,7 +191,7 @@ class RedisTieredCache(BaseCache):
             return None
         try:
             # What is in memory is asked for again and again.
-            generations = (recall if found.tier == "memory" else decode)(found.payload)
+            generations = recall(found.payload, keep=found.tier == "memory")
         except Unreadable as problem:
             self._cache.unreadable(problem.reason)
             return None

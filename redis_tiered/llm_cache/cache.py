@@ -248,15 +248,19 @@ class LLMCache:
         """
         control = current_control()
         mark = fingerprint(request)
-        found = self._recall(mark, control)
-        return found if found is not None else self.tiers.run(self.look_up(mark, control))
+        epoch = self._epoch.certain()
+        found = self._recall(mark, control, epoch)
+        return found if found is not None else self.tiers.run(self.look_up(mark, control, epoch))
 
     async def alookup(self, request: Request) -> Found | None:
         """As `lookup`."""
         control = current_control()
         mark = fingerprint(request)
-        found = self._recall(mark, control)
-        return found if found is not None else await self.tiers.arun(self.look_up(mark, control))
+        epoch = self._epoch.certain()
+        found = self._recall(mark, control, epoch)
+        if found is not None:
+            return found
+        return await self.tiers.arun(self.look_up(mark, control, epoch))
 
     def update(self, request: Request, payload: bytes, *, tokens: int = 0) -> None:
         """Store an answer and hand it to those who wait for it.
@@ -363,12 +367,9 @@ class LLMCache:
 
     # Looking up.
 
-    def _recall(self, mark: Fingerprint, control: Control) -> Found | None:
+    def _recall(self, mark: Fingerprint, control: Control, epoch: str | None) -> Found | None:
         """An answer that L1 holds: no I/O, not even a flow."""
-        if not control.read or control.refresh:
-            return None
-        epoch = self._epoch.certain()
-        if epoch is None:
+        if epoch is None or not control.read or control.refresh:
             return None
         data = self._memory.get(self._keys.entry(epoch, mark.digest))
         if data is None:
@@ -379,14 +380,16 @@ class LLMCache:
             return None
         return self._hit("memory", envelope, now)
 
-    def look_up(self, mark: Fingerprint, control: Control) -> Flow[Found | None]:
+    def look_up(
+        self, mark: Fingerprint, control: Control, epoch: str | None = None
+    ) -> Flow[Found | None]:
         """L2, then L3; on a miss become the one who asks the model, or wait for who does."""
         if not control.read or control.refresh:
             self._miss("bypassed")
             return None
         may_lead = self._wait > 0 and control.write
         first: _Reply | None = None
-        epoch = self._epoch.certain()
+        epoch = epoch or self._epoch.certain()
         if epoch is not None:
             # The common case, in one step: the epoch is known, and Redis has the answer.
             incarnation = self._guards.redis_incarnation
@@ -796,7 +799,8 @@ class LLMCache:
             epoch = yield from self._epoch.establish()
             key = self._keys.entry(epoch, mark.digest)
             # Allowed even when the server is out of memory. The lease too: the answer is in L3.
-            yield Redis((("DEL", key, self._keys.lease(key)),))
+            # One key each: while their slot migrates, one command cannot reach both (TRYAGAIN).
+            yield Redis((("DEL", key), ("DEL", self._keys.lease(key))))
         except TierError:
             if self.tiers.durable is None:
                 return  # counted; nothing was promised
