@@ -13,7 +13,7 @@ from langchain_redis_tiered._codec import encode, recall
 from langchain_redis_tiered._outcome import objection
 from langchain_redis_tiered._request import request_from
 from redis_tiered.errors import InvalidInput, Uncacheable, Unreadable
-from redis_tiered.llm_cache.cache import DEFAULT_TTL, Found, LLMCache
+from redis_tiered.llm_cache.cache import DEFAULT_TTL, MAX_PAYLOAD, Found, LLMCache
 from redis_tiered.llm_cache.fingerprint import Request
 from redis_tiered.llm_cache.stats import Prices, Stats, Usage
 from redis_tiered.tiers.tiers import Tiers
@@ -184,7 +184,10 @@ class RedisTieredCache(BaseCache):
         reason = objection(generations)
         if reason is not None and not (reason == "truncated" and self._store_truncated):
             raise Uncacheable(reason, "the model did not give a whole answer")
-        return encode(generations)
+        payload = encode(generations)
+        if len(payload) > MAX_PAYLOAD:
+            raise Uncacheable("too_large", f"{len(payload)} bytes")
+        return payload
 
     def _opened(self, found: Found | None) -> list[Generation] | None:
         if found is None:

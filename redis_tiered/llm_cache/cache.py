@@ -36,6 +36,8 @@ __all__ = ["Found", "LLMCache"]
 logger = logging.getLogger("redis_tiered")
 
 DEFAULT_TTL = 86_400.0
+# Redis takes no value of more than 512 MB, PostgreSQL none of more than 1 GB.
+MAX_PAYLOAD = 256 * 1024 * 1024
 # A lease is renewed every second; a leader that died is replaced after at most this long.
 _LEASE_MS = 3000
 _RENEW_EVERY = 1.0
@@ -247,7 +249,7 @@ class LLMCache:
             Uncacheable: the request cannot be sent to a provider at all.
         """
         control = current_control()
-        mark = fingerprint(request)
+        mark = fingerprint(_checked(request))
         epoch = self._epoch.certain()
         found = self._recall(mark, control, epoch)
         return found if found is not None else self.tiers.run(self.look_up(mark, control, epoch))
@@ -255,7 +257,7 @@ class LLMCache:
     async def alookup(self, request: Request) -> Found | None:
         """As `lookup`."""
         control = current_control()
-        mark = fingerprint(request)
+        mark = fingerprint(_checked(request))
         epoch = self._epoch.certain()
         found = self._recall(mark, control, epoch)
         if found is not None:
@@ -270,15 +272,15 @@ class LLMCache:
             payload: the answer, as the adapter encodes it.
             tokens: what the answer cost, kept beside it.
         """
-        self.tiers.run(
-            self.store(request, fingerprint(request), payload, tokens, current_control())
-        )
+        _check_answer(payload, tokens)
+        mark = fingerprint(_checked(request))
+        self.tiers.run(self.store(request, mark, payload, tokens, current_control()))
 
     async def aupdate(self, request: Request, payload: bytes, *, tokens: int = 0) -> None:
         """As `update`."""
-        await self.tiers.arun(
-            self.store(request, fingerprint(request), payload, tokens, current_control())
-        )
+        _check_answer(payload, tokens)
+        mark = fingerprint(_checked(request))
+        await self.tiers.arun(self.store(request, mark, payload, tokens, current_control()))
 
     def refuse(self, request: Request | None, reason: str, detail: str = "") -> None:
         """Count an answer, or a request (None), that is not stored; free those who wait for it."""
@@ -504,6 +506,12 @@ class LLMCache:
         self._remember(key, envelope, ticket, now)
         return self._hit("redis", envelope, now)
 
+    def _discard(self, key: bytes) -> Flow[None]:
+        try:
+            yield Redis((("DEL", key),))
+        except TierError:
+            return  # counted; the next lookup tries again
+
     def _remember(self, key: bytes, envelope: Envelope, ticket: int, now: int) -> None:
         remaining = envelope.remaining(now)
         self._memory.put(
@@ -534,6 +542,8 @@ class LLMCache:
             envelope = unseal(data)
         except Unreadable as problem:
             self.unreadable(problem.reason)
+            if problem.reason != "newer":  # the durable tier may have it whole, and put it back
+                yield from self._discard(key)
             return False, None
         if self._is_over(envelope, now):
             return False, None
@@ -820,8 +830,12 @@ class LLMCache:
         )
         if request is None:
             return
-        flight = self._land(fingerprint(request), b"")
-        if flight is not None and flight.lease is not None:
+        digest = fingerprint(request).digest
+        flight = self._flights.find(digest)
+        if flight is None or not flight.led_by(current_owner()):
+            return  # not ours to end
+        self._flights.land(digest, b"", flight=flight)
+        if flight.lease is not None:
             try:
                 yield Redis((("SET", flight.lease, "-", "PX", _LEASE_MS),), write=True)
             except TierError:
@@ -1095,6 +1109,21 @@ class LLMCache:
                     yield Redis(tuple(("UNLINK", key) for key in keys))
                 if cursor == b"0":
                     break
+
+
+def _checked(request: object) -> Request:
+    if type(request) is not Request:
+        raise InvalidInput(f"request must be a Request, got {type(request).__name__}")
+    return request
+
+
+def _check_answer(payload: object, tokens: object) -> None:
+    if not isinstance(payload, bytes) or not payload:
+        raise InvalidInput(f"payload must be bytes, at least one, got {type(payload).__name__}")
+    if len(payload) > MAX_PAYLOAD:
+        raise InvalidInput(f"payload must be at most {MAX_PAYLOAD} bytes, got {len(payload)}")
+    if type(tokens) is not int or not 0 <= tokens < 1 << 63:
+        raise InvalidInput(f"tokens must be an int from 0 to 2**63 - 1, got {tokens!r}")
 
 
 def _send(commands: list[Command]) -> Flow[None]:
