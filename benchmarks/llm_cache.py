@@ -83,6 +83,7 @@ def without_l1(cache: RedisTieredCache, look: Callable[[], object]) -> Callable[
 def blocking(server: RedisServer, directory: Path) -> dict[str, Measured]:
     client = redis.Redis.from_url(server.url)
     numbers = itertools.count(10)
+    answered = answer()
     prompts = {number: prompt(number) for number in range(10, 60_000)}
     with (
         Tiers(server.url, namespace="plain") as plain,
@@ -108,7 +109,7 @@ def blocking(server: RedisServer, directory: Path) -> dict[str, Measured]:
                 prompts[next(numbers)], LLM
             )
             candidates[f"update{suffix}"] = lambda cache=cache: cache.update(
-                prompts[next(numbers)], LLM, answer()
+                prompts[next(numbers)], LLM, answered
             )
         return rounds(candidates, baseline="raw GET", calls=100)
 
@@ -125,13 +126,14 @@ def redis_down(server: RedisServer, directory: Path) -> dict[str, Measured]:
         for cache in caches:
             cache.update(prompt(0), LLM, answer())
         doomed.kill()
+        asked = prompt(0)
         for cache in caches:
-            cache.lookup(prompt(0), LLM)
+            cache.lookup(asked, LLM)
         return rounds(
             {
                 "raw GET": lambda: client.get("raw"),
-                "Redis down, miss": lambda: caches[0].lookup(prompt(0), LLM),
-                "Redis down, hit from SQLite": lambda: caches[1].lookup(prompt(0), LLM),
+                "Redis down, miss": lambda: caches[0].lookup(asked, LLM),
+                "Redis down, hit from SQLite": lambda: caches[1].lookup(asked, LLM),
             },
             baseline="raw GET",
             calls=100,
@@ -176,7 +178,8 @@ def growth(server: RedisServer, sizes: list[int]) -> dict[int, Measured]:
     found: dict[int, Measured] = {}
     with Tiers(server.url, namespace="grown", l1_max_bytes=0) as tiers:
         cache = RedisTieredCache(tiers, single_flight=0)
-        cache.update(prompt(0), LLM, answer())
+        asked = prompt(0)
+        cache.update(asked, LLM, answer())
         entry = next(client.scan_iter("grown:*{*}*", count=1000))
         client.set("raw", client.hget(entry, "r"))
         written = 1
@@ -189,7 +192,7 @@ def growth(server: RedisServer, sizes: list[int]) -> dict[int, Measured]:
                 if written % 5000 == 0 or written == size:
                     pipeline.execute()
             measured = rounds(
-                {"raw GET": lambda: client.get("raw"), "hit": lambda: cache.lookup(prompt(0), LLM)},
+                {"raw GET": lambda: client.get("raw"), "hit": lambda: cache.lookup(asked, LLM)},
                 baseline="raw GET",
                 calls=100,
             )
