@@ -327,7 +327,8 @@ class AsyncDriver:
             except TierError as error:
                 return await self._persist(step, error)  # type: ignore[arg-type]
         if isinstance(step, Wait):
-            return await _done(step.future, step.timeout)
+            done, _ = await asyncio.wait((asyncio.wrap_future(step.future),), timeout=step.timeout)
+            return bool(done)
         if isinstance(step, Sleep):
             await asyncio.sleep(step.seconds)
             return None
@@ -357,30 +358,6 @@ class AsyncDriver:
             return stop.value
         finally:
             attempts.close()
-
-
-async def _done(future: concurrent.futures.Future[Any], timeout: float) -> bool:
-    """Whether a future that threads and other loops wait for too is done in time.
-
-    Not `asyncio.wrap_future`: cancelling what it returns, as a loop that shuts down does, cancels
-    the future for everybody, and a loop that has closed meanwhile fails whoever sets the result.
-    """
-    loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
-
-    def set_woken() -> None:
-        if not woken.done():
-            woken.set_result(None)
-
-    def wake(_future: object) -> None:
-        try:
-            loop.call_soon_threadsafe(set_woken)
-        except RuntimeError:
-            pass  # the loop has closed: nobody waits there any more
-
-    future.add_done_callback(wake)
-    await asyncio.wait((woken,), timeout=timeout)
-    return future.done()
 
 
 def _embedder_failed(guards: Guards, error: Exception) -> TierUnavailable:

@@ -19,10 +19,10 @@ from sqlalchemy.pool import StaticPool
 from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Driver, Flow, Guards, Redis, Sleep, Sql, Step, Wait
 from redis_tiered.keys import Keyspace
-from redis_tiered.llm_cache import cache as cache_module
 from redis_tiered.llm_cache import epoch as epoch_module
+from redis_tiered.llm_cache import reading, scripts
 from redis_tiered.llm_cache.cache import LLMCache
-from redis_tiered.llm_cache.fingerprint import Request
+from redis_tiered.llm_cache.fingerprint import Request, fingerprint
 from redis_tiered.llm_cache.flights import Flights
 from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.schema import entries, migrate, scopes, tags
@@ -77,14 +77,14 @@ class Server:
         self.full = False
         self.delayed = False
         self._scripts: dict[str, Callable[[list[bytes], list[bytes]], Any]] = {
-            cache_module._LOOK_UP: self._look_up,
-            cache_module._STORE: self._store,
-            cache_module._PROMOTE: self._promote,
-            cache_module._BURY: self._bury,
-            cache_module._RENEW: self._renew,
-            cache_module._RELEASE: self._release,
-            cache_module._TAG: self._tag,
-            cache_module._SLIDE: self._slide,
+            scripts.LOOK_UP: self._look_up,
+            scripts.STORE: self._store,
+            scripts.PROMOTE: self._promote,
+            scripts.BURY: self._bury,
+            scripts.RENEW: self._renew,
+            scripts.RELEASE: self._release,
+            scripts.TAG: self._tag,
+            scripts.SLIDE: self._slide,
             epoch_module._COMPARE_AND_SET: self._compare_and_set,
         }
 
@@ -478,7 +478,7 @@ class Process:
         """The Redis key of an entry under the epoch that Redis holds."""
         keys = self.tiers.keys.llm("default")
         epoch = self.world.server.data[keys.epoch].decode()
-        return keys.entry(epoch, cache_module.fingerprint(request_of(name)).digest)
+        return keys.entry(epoch, fingerprint(request_of(name)).digest)
 
 
 class Running:
@@ -552,7 +552,7 @@ class World:
 
     def __enter__(self) -> World:
         clock = SimpleNamespace(monotonic=self.clock, time=self.clock)
-        self._life.enter_context(mock.patch.object(cache_module, "time", clock))
+        self._life.enter_context(mock.patch.object(reading, "time", clock))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,207 @@
+"""What the LLM cache does a little later: leases, totals, repairs, and reclaiming memory."""
+
+from __future__ import annotations
+
+import logging
+
+from redis_tiered.errors import TierError, TierUnavailable
+from redis_tiered.flow import Command, Flow, Redis, Sql
+from redis_tiered.llm_cache import scripts
+from redis_tiered.llm_cache.envelope import Envelope
+from redis_tiered.llm_cache.fingerprint import Fingerprint
+from redis_tiered.llm_cache.flights import Flight, current_owner
+from redis_tiered.llm_cache.shelf import Found, Shelf
+
+__all__ = ["Upkeep"]
+
+logger = logging.getLogger("redis_tiered")
+
+# Of leases, which last three times as long.
+_RENEW_EVERY = 1.0
+_REPORT_EVERY = 2.0
+_PURGE_EVERY = 60.0
+# How often a process that could not tell Redis of a change tries again: the others do not know.
+_REPAIR_EVERY = 0.25
+
+
+class Upkeep(Shelf):
+    """Jobs on the housekeeper's thread; nothing a caller waits for depends on them."""
+
+    def _hit(self, tier: str, envelope: Envelope, now: int) -> Found:
+        self._tally.add(f"hit.{tier}")
+        if not self._reporting:
+            self._schedule_report()
+        return Found(envelope.payload, tier, max(0, now - envelope.created) / 1000)
+
+    def _miss(self, reason: str) -> None:
+        self._tally.add(f"miss.{reason}")
+        if not self._reporting:
+            self._schedule_report()
+
+    def _board(self, mark: Fingerprint, token: str, key: bytes) -> Flight:
+        flight = self._flights.lead(mark.digest, current_owner(), token, self._keys.lease(key))
+        if not self._renewing:
+            self._renewing = True
+            self.tiers.housekeeper.submit(self._renew_leases, after=_RENEW_EVERY)
+        return flight
+
+    def reset_after_fork(self) -> None:
+        self._flights.reset_after_fork()
+        self._tally.reset_after_fork()
+        self._reporting = self._renewing = self._purging = self._repairing = False
+
+    def totals(self) -> Flow[dict[str, int]]:
+        """Counters of all processes, this one's included."""
+        yield from self._report()
+        [flat] = yield Redis(
+            (("EVAL", "return redis.call('HGETALL', KEYS[1])", 1, self._keys.stats),)
+        )
+        return {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+    def _report(self) -> Flow[None]:
+        pending = self._tally.take_pending()
+        if not pending:
+            return
+        commands = tuple(("HINCRBY", self._keys.stats, name, by) for name, by in pending.items())
+        try:
+            yield Redis(commands, write=True, idempotent=False)
+        except TierError as error:
+            if error.kind not in ("timeout", "reset"):  # these may have been counted: not twice
+                self._tally.put_back(pending)
+            raise
+
+    def _schedule_report(self) -> None:
+        if not self._reporting:
+            self._reporting = True
+            self.tiers.housekeeper.submit(self._report_now, after=_REPORT_EVERY)
+
+    def _report_now(self) -> float | None:
+        self._reporting = False
+        try:
+            self.tiers.run(self._report())
+        except TierError as error:
+            logger.debug("counters not reported: %s", error)
+            self._reporting = True
+            return _REPORT_EVERY
+        return None
+
+    def flush_counters(self) -> None:
+        """Report what is pending, at close; a failing Redis loses it."""
+        try:
+            self.tiers.run(self._report())
+        except TierError as error:
+            logger.debug("counters not reported: %s", error)
+
+    def _renew_leases(self) -> float | None:
+        live, ended = self._flights.sweep()
+        commands: list[Command] = [
+            ("EVAL", scripts.RENEW, 1, flight.lease, flight.token, scripts.LEASE_MS)
+            for flight in live
+            if flight.lease
+        ]
+        commands += [
+            ("EVAL", scripts.RELEASE, 1, flight.lease, flight.token)
+            for flight in ended
+            if flight.lease
+        ]
+        if commands:
+            try:
+                self.tiers.run(_send(commands))
+            except TierError as error:
+                logger.debug("leases not renewed: %s", error)
+        self._renewing = bool(live)
+        return _RENEW_EVERY if live else None
+
+    def _renew(self, *, clear: bool) -> Flow[None]:
+        """Begin a new epoch; what Redis could not be told now it is told as soon as it is back.
+
+        Raises:
+            TierError: as `Epoch.renew`.
+        """
+        try:
+            yield from self._epoch.renew(clear=clear)
+        except TierError as error:
+            if self.tiers.durable is not None:
+                self._unrenewed = self._unrenewed or (error.tier == "durable" and not clear)
+                if self._unrenewed or error.tier == "redis":
+                    self._schedule_repair()
+            raise
+
+    def _repair(self) -> Flow[None]:
+        if self._unrenewed:
+            self._unrenewed = False
+            yield from self._renew(clear=False)
+        yield from self._epoch.establish()
+        if self._epoch.likely() is None:
+            raise TierUnavailable("durable", "epoch", "not confirmed yet")
+
+    def _schedule_repair(self) -> None:
+        if not self._repairing:
+            self._repairing = True
+            self.tiers.housekeeper.submit(self._repair_now, after=_REPAIR_EVERY)
+
+    def _repair_now(self) -> float | None:
+        try:
+            self.tiers.run(self._repair())
+        except TierError as error:
+            logger.debug("epoch not confirmed: %s", error)
+            return _REPAIR_EVERY
+        self._repairing = False
+        return None
+
+    def _schedule_purge(self) -> None:
+        if not self._purging:
+            self._purging = True
+            self.tiers.housekeeper.submit(self._purge_now, after=_PURGE_EVERY)
+
+    def _purge_now(self) -> float | None:
+        self._purging = False
+        self._reclaim_rows(None)
+        return None
+
+    def _schedule_reclaim(self, old: str | None) -> None:
+        def job() -> float | None:
+            try:
+                if self.tiers.durable is not None:
+                    self._reclaim_rows(old)
+                elif old is not None:
+                    self.tiers.run(self._scan_away(old))
+            except TierError as error:
+                logger.debug("memory not reclaimed, it ends with its TTL: %s", error)
+            return None
+
+        self.tiers.housekeeper.submit(job)
+
+    def _reclaim_rows(self, old: str | None) -> None:
+        try:
+            self.tiers.run(self._sweep_rows(old))
+        except TierError as error:
+            logger.debug("rows not reclaimed: %s", error)
+
+    def _sweep_rows(self, old: str | None) -> Flow[None]:
+        from redis_tiered.llm_cache import rows
+
+        while True:
+            count, cleared = yield Sql(
+                rows.purge(self._keys.scope, self._milliseconds()), write=True
+            )
+            if old is not None and cleared:
+                yield Redis(tuple(("UNLINK", self._keys.entry(old, digest)) for digest in cleared))
+            if not count:
+                return
+
+    def _scan_away(self, old: str) -> Flow[None]:
+        """Without L3 nobody knows the old keys: walk the server's, in small steps."""
+        for node in range(len(self.tiers.primaries())):
+            cursor = b"0"
+            while True:
+                scan: Command = ("SCAN", cursor, "MATCH", self._keys.pattern(old), "COUNT", 500)
+                [[cursor, keys]] = yield Redis((scan,), node=node)
+                if keys:
+                    yield Redis(tuple(("UNLINK", key) for key in keys))
+                if cursor == b"0":
+                    break
+
+
+def _send(commands: list[Command]) -> Flow[None]:
+    yield Redis(tuple(commands), write=True)

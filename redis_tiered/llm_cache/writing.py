@@ -1,0 +1,255 @@
+"""Storing an answer, durable tier first; and forgetting answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from redis_tiered.errors import TierError
+from redis_tiered.flow import Command, Flow, Redis, Sql
+from redis_tiered.llm_cache import scripts
+from redis_tiered.llm_cache.control import Control
+from redis_tiered.llm_cache.envelope import (
+    Envelope,
+    seal,
+)
+from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
+from redis_tiered.llm_cache.flights import current_owner
+from redis_tiered.llm_cache.upkeep import Upkeep
+
+__all__ = ["Writing"]
+
+
+class _Answer(NamedTuple):
+    """An answer on its way into the tiers."""
+
+    mark: Fingerprint
+    prompt: str | None
+    data: bytes
+    envelope: Envelope
+    tokens: int
+    tags: tuple[str, ...]
+
+
+class Writing(Upkeep):
+    """The flows of storing, which never fail, and of forgetting, which do, for one must know."""
+
+    def store(
+        self, request: Request, mark: Fingerprint, payload: bytes, tokens: int, control: Control
+    ) -> Flow[None]:
+        """L3 first, then L2; then those who wait get the answer."""
+        if not control.write:
+            self._tally.add("skip.no_store")
+            flight = self._flights.find(mark.digest)
+            if flight is not None and flight.led_by(current_owner()):
+                self._flights.land(mark.digest, b"", flight=flight)
+            return
+        now = self._milliseconds()
+        ttl = self._ttl if control.ttl is None else control.ttl
+        ttl_ms = (
+            0 if ttl is None else max(1, int(ttl * 1000 * (1 - self._jitter * random.random())))
+        )
+        envelope = Envelope(payload, now, now + ttl_ms if ttl_ms else 0, ttl_ms)
+        data = seal(envelope, compress_from=self._compress_from)
+        answer = _Answer(mark, request.prompt, data, envelope, tokens, control.tags)
+        revision = yield from self._store_durable(answer)
+        stored = revision is not None
+        kept = yield from self._store_redis(answer, revision)
+        if not kept and (stored or self.tiers.durable is None):
+            yield from self._outdated(mark)
+        if stored or kept:
+            self._tally.add("update.stored")
+        else:
+            self._tally.add("skip.no_tier")
+        self._land(mark, data)
+        self._schedule_report()
+
+    def _store_durable(self, answer: _Answer) -> Flow[int | None]:
+        """The revision under which L3 has it; None if it has not."""
+        if self.tiers.durable is None:
+            return None
+        from redis_tiered.llm_cache import rows
+        from redis_tiered.llm_cache.epoch import new_token
+
+        row = rows.Row(
+            scope=self._keys.scope,
+            digest=answer.mark.digest,
+            value=answer.data,
+            prompt=None if answer.prompt is None else answer.prompt.encode(),
+            prompt_scope=answer.mark.scope,
+            created=answer.envelope.created,
+            expires=answer.envelope.expires or None,
+            revision=self._microseconds(),
+            tokens=answer.tokens,
+            tags=answer.tags,
+        )
+        try:
+            revision: int = yield Sql(rows.write(row, new_token()), write=True)
+        except TierError:
+            return None
+        self._schedule_purge()
+        return revision
+
+    def _store_redis(self, answer: _Answer, revision: int | None) -> Flow[bool]:
+        """Whether Redis has it, or something later."""
+        place = "" if revision is None else revision
+        mark, envelope = answer.mark, answer.envelope
+        residency = self._residency(envelope, envelope.created)
+        fields: Command = (
+            "r",
+            answer.data,
+            "s",
+            mark.scope,
+            "c",
+            envelope.created,
+            "t",
+            answer.tokens,
+        )
+        if answer.prompt is not None:
+            fields += ("p", answer.prompt)
+        try:
+            epoch = self._epoch.certain()
+            confirmed = epoch is not None
+            if epoch is None:
+                epoch = self._epoch.likely()
+            while True:
+                if epoch is None:
+                    epoch, confirmed = (yield from self._epoch.establish()), True
+                key = self._keys.entry(epoch, mark.digest)
+                ticket = self._memory.ticket()
+                commands: tuple[Command, ...] = (
+                    (
+                        "EVAL",
+                        scripts.STORE,
+                        2,
+                        key,
+                        self._keys.lease(key),
+                        place,
+                        residency,
+                        *fields,
+                    ),
+                    *(
+                        ("EVAL", scripts.TAG, 1, self._keys.tag(epoch, tag), mark.digest, residency)
+                        for tag in answer.tags
+                    ),
+                )
+                if confirmed:
+                    yield Redis(commands, write=True)
+                else:
+                    [stored, *_] = yield Redis((("GET", self._keys.epoch), *commands), write=True)
+                    confirmed = self._epoch.confirm(stored, ticket)
+                # The server's own message may come after we return: our caller reads its write.
+                self._memory.invalidate((key,))
+                if confirmed:
+                    return True
+                epoch = None
+        except TierError:
+            return False
+
+    def _outdated(self, mark: Fingerprint) -> Flow[None]:
+        """Redis missed a write: what it holds of this entry is the answer before."""
+        try:
+            epoch = yield from self._epoch.establish()
+            key = self._keys.entry(epoch, mark.digest)
+            # Allowed even when the server is out of memory. The lease too: the answer is in L3.
+            # One key each: while their slot migrates, one command cannot reach both (TRYAGAIN).
+            yield Redis((("DEL", key), ("DEL", self._keys.lease(key))))
+        except TierError:
+            if self.tiers.durable is None:
+                return  # counted; nothing was promised
+            try:
+                yield from self._renew(clear=False)
+            except TierError:
+                return  # counted; tried again in the background until both tiers know
+
+    def decline(self, request: Request | None, reason: str, detail: str) -> Flow[None]:
+        """Count what is not stored; tell those who wait, here and elsewhere, to ask themselves."""
+        self._tally.add(f"skip.{reason}")
+        self._warn(
+            f"skip.{reason}",
+            "not cached (%s): %s",
+            reason,
+            detail or "see the documentation of stats()",
+        )
+        if request is None:
+            return
+        digest = fingerprint(request).digest
+        flight = self._flights.find(digest)
+        if flight is None or not flight.led_by(current_owner()):
+            return  # not ours to end
+        self._flights.land(digest, b"", flight=flight)
+        if flight.lease is not None:
+            try:
+                yield Redis((("SET", flight.lease, "-", "PX", scripts.LEASE_MS),), write=True)
+            except TierError:
+                return  # the lease ends by itself
+
+    # Forgetting.
+
+    def clear_all(self) -> Flow[None]:
+        old = self._epoch.likely()
+        if old is None:
+            try:
+                old = yield from self._epoch.establish()
+            except TierError:
+                old = None  # Redis is away; what it holds ends with its TTL
+        yield from self._renew(clear=True)
+        self._schedule_reclaim(old)
+
+    def bury(self, digests: tuple[str, ...]) -> Flow[None]:
+        """Delete entries from L3, then from Redis, where a mark keeps them from coming back."""
+        revisions: dict[str, int] = {}
+        if self.tiers.durable is not None:
+            from redis_tiered.llm_cache import rows
+
+            revisions = yield Sql(rows.forget(self._keys.scope, digests), write=True)
+        yield from self._bury_in_redis(dict.fromkeys(digests, 0) | revisions)
+
+    def _bury_in_redis(self, revisions: Mapping[str, int]) -> Flow[None]:
+        """Delete entries by digest; each with the revision that L3 deleted, or 0."""
+        try:
+            epoch = yield from self._epoch.establish()
+            now = self._microseconds()
+            keys = {digest: self._keys.entry(epoch, digest) for digest in revisions}
+            yield Redis(
+                tuple(
+                    (
+                        *("EVAL", scripts.BURY, 2, keys[digest], self._keys.lease(keys[digest])),
+                        max(now, revision + 1),
+                        scripts.TOMBSTONE_MS,
+                    )
+                    for digest, revision in revisions.items()
+                )
+            )
+            self._memory.invalidate(keys.values())
+        except TierError:
+            if self.tiers.durable is None:
+                raise
+            # L3 has forgotten them: make all that Redis holds unreachable instead.
+            yield from self._renew(clear=False)
+
+    def bury_tag(self, tag: str) -> Flow[int]:
+        gone: set[str] = set()
+        if self.tiers.durable is not None:
+            from redis_tiered.llm_cache import rows
+
+            while digests := (yield Sql(rows.forget_tag(self._keys.scope, tag), write=True)):
+                yield from self._bury_in_redis(digests)
+                gone.update(digests)
+        # Entries that L3 could not take when they were written are known to Redis alone.
+        try:
+            epoch = yield from self._epoch.establish()
+            key = self._keys.tag(epoch, tag)
+            while members := (yield Redis((("SPOP", key, 500),), write=True, idempotent=False))[0]:
+                digests = tuple(
+                    member.decode() for member in members if member.decode() not in gone
+                )
+                if digests:
+                    yield from self._bury_in_redis(dict.fromkeys(digests, 0))
+                    gone.update(digests)
+        except TierError:
+            if self.tiers.durable is None:
+                raise
+            yield from self._renew(clear=False)
+        return len(gone)
