@@ -214,7 +214,7 @@ def blocks_of(message: BaseMessage) -> Any:
 
 
 @given(chunk_messages.filter(lambda m: type(m) is AIMessageChunk))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_chunks_can_still_be_added(message: AIMessageChunk) -> None:
     plain = AIMessageChunk(content="more", tool_call_chunks=[], usage_metadata=None)
     original = ChatGenerationChunk(message=message)

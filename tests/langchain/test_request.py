@@ -1055,7 +1055,7 @@ fields = st.dictionaries(
         min_size=1,
     )
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_messages_of_wrong_shapes_are_read_or_refused(nodes: list[Any]) -> None:
     text = json.dumps(nodes)
     with contextlib.suppress(Uncacheable):
