@@ -146,6 +146,11 @@ def _from_url(url: str) -> Endpoint:
     if password:
         options["password"] = unquote(password)
     if scheme == "unix":
+        if credentials and "@" in split.path:
+            # Most likely the end of a password that holds a "/": shown as a path it would leak.
+            raise ConfigurationError(
+                "redis URL has an '@' after its credentials: percent-encode the password"
+            )
         path = unquote(split.path)
         if not path or hosts or "\0" in path:
             raise ConfigurationError(

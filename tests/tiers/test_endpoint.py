@@ -54,7 +54,7 @@ from tests.servers import RedisCluster3
         ),
         ("unix:///tmp/r.sock", Endpoint("single", (("/tmp/r.sock", 0),), unix=True)),
         (
-            "unix://u:p@/tmp/a%20b@c.sock?db=2",
+            "unix://u:p@/tmp/a%20b%40c.sock?db=2",
             Endpoint(
                 "single",
                 (("/tmp/a b@c.sock", 0),),
@@ -174,6 +174,7 @@ AROUND = st.text("ab1:@/,[]?#%&=.", max_size=6)
 @example("redis+sentinel", "a/", "", "@h/service")
 @example("redis+sentinel", "a:1/", "", "@h/service")
 @example("redis", "", "#", "@h")
+@example("unix", "@/", "", "@h")
 def test_no_message_holds_the_password_however_badly_it_is_written(
     scheme: str, before: str, after: str, rest: str
 ) -> None:
