@@ -37,8 +37,7 @@ class Results:
         screen.phases(self.tally.by_phase())
         screen.latencies({tier: self.tally.of(tier) for tier in TIERS})
         screen.say(
-            "Measured in the workers, between pauses, all at once (`make bench` measures one alone). Who "
-            "waits\nfor another process's model call gets its answer from Redis: hence the p95 there.\n"
+            "Measured in the workers, between pauses, all at once (`make bench` measures one alone).\n"
         )
         screen.savings(self._savings())
         verdicts = [self._errors(), self._lost(), self._crossed(), self._wrong(), self._agreed()]
