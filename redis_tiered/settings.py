@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redis_tiered.endpoint import Endpoint
 from redis_tiered.errors import ConfigurationError
-from redis_tiered.tiers.endpoint import Endpoint
 
 __all__ = ["ENVIRONMENT", "Settings", "from_environment"]
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redis_tiered.endpoint import Endpoint
 from redis_tiered.errors import ConfigurationError
 from redis_tiered.settings import ENVIRONMENT, Settings, from_environment
-from redis_tiered.tiers.endpoint import Endpoint
 
 HERE = Endpoint.of("redis://localhost")
 RANGES = {

@@ -14,8 +14,8 @@ from typing import Any
 from redis import exceptions as rx
 
 from redis_tiered.breaker import Breaker
+from redis_tiered.endpoint import Address
 from redis_tiered.errors import RedisTieredError
-from redis_tiered.tiers.endpoint import Address
 from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.redis import ConnectionFactory, SyncRedis
 

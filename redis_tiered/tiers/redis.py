@@ -25,6 +25,7 @@ from redis import connection as blocking
 from redis import exceptions as rx
 from redis.asyncio import connection as aio
 
+from redis_tiered.endpoint import Address, Endpoint
 from redis_tiered.errors import (
     ClosedError,
     ConfigurationError,
@@ -35,7 +36,6 @@ from redis_tiered.errors import (
 )
 from redis_tiered.flow import Command, Redis
 from redis_tiered.tiers.embedded import EmbeddedServer
-from redis_tiered.tiers.endpoint import Address, Endpoint
 from redis_tiered.tiers.routing import ClusterRouter, Moved, Routing, find_primary
 
 __all__ = ["AsyncRedis", "ConnectionFactory", "SyncRedis", "failure"]

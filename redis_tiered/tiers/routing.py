@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 
+from redis_tiered.endpoint import Address
 from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Command, Redis
-from redis_tiered.tiers.endpoint import Address
 
 __all__ = ["ClusterRouter", "Moved", "Send", "find_primary"]
 

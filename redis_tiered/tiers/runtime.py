@@ -11,11 +11,11 @@ import weakref
 from collections.abc import AsyncGenerator
 from typing import Any, ClassVar, TypeVar
 
+from redis_tiered.endpoint import Address
 from redis_tiered.errors import ClosedError, TierUnavailable
 from redis_tiered.flow import AsyncDriver, Driver, Flow, Guards, Redis, Sql
 from redis_tiered.settings import Settings
 from redis_tiered.tiers.durable import AsyncDurable, DurableURL, SyncDurable
-from redis_tiered.tiers.endpoint import Address
 from redis_tiered.tiers.housekeeping import Housekeeper
 from redis_tiered.tiers.invalidation import Invalidations
 from redis_tiered.tiers.memory import Memory

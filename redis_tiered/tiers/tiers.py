@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from redis_tiered.endpoint import Address, Endpoint
 from redis_tiered.errors import ConfigurationError, SchemaError, TierError
 from redis_tiered.flow import Flow, Guards, Redis, Sql
 from redis_tiered.keys import Keyspace
 from redis_tiered.settings import Settings, from_environment
 from redis_tiered.tiers.durable import DurableURL
-from redis_tiered.tiers.endpoint import Address, Endpoint
 from redis_tiered.tiers.housekeeping import Housekeeper
 from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.runtime import Runtime

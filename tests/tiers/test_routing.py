@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
+from redis_tiered.endpoint import Address
 from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Command, Redis
-from redis_tiered.tiers.endpoint import Address
 from redis_tiered.tiers.routing import ClusterRouter, Moved, Routing, Send, find_primary
 
 A, B, C = ("10.0.0.1", 7000), ("10.0.0.2", 7000), ("10.0.0.3", 7000)

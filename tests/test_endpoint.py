@@ -16,8 +16,8 @@ import redis.sentinel
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from redis_tiered.endpoint import Endpoint
 from redis_tiered.errors import ConfigurationError
-from redis_tiered.tiers.endpoint import Endpoint
 from redis_tiered.tiers.redis import ConnectionFactory
 from tests.servers import RedisCluster3
 
