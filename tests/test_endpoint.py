@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from redis_tiered.endpoint import Endpoint
 from redis_tiered.errors import ConfigurationError
-from redis_tiered.tiers.redis import ConnectionFactory
+from redis_tiered.tiers.connections import ConnectionFactory
 from tests.servers import RedisCluster3
 
 

@@ -16,8 +16,9 @@ from redis import exceptions as rx
 from redis_tiered.breaker import Breaker
 from redis_tiered.endpoint import Address
 from redis_tiered.errors import RedisTieredError
+from redis_tiered.tiers.connections import ConnectionFactory
 from redis_tiered.tiers.memory import Memory
-from redis_tiered.tiers.redis import ConnectionFactory, SyncRedis
+from redis_tiered.tiers.redis import SyncRedis
 
 __all__ = ["Invalidations"]
 

@@ -15,11 +15,12 @@ from redis_tiered.endpoint import Address
 from redis_tiered.errors import ClosedError, TierUnavailable
 from redis_tiered.flow import AsyncDriver, Driver, Flow, Guards, Redis, Sql
 from redis_tiered.settings import Settings
+from redis_tiered.tiers.connections import ConnectionFactory
 from redis_tiered.tiers.durable import AsyncDurable, DurableURL, SyncDurable
 from redis_tiered.tiers.housekeeping import Housekeeper
 from redis_tiered.tiers.invalidation import Invalidations
 from redis_tiered.tiers.memory import Memory
-from redis_tiered.tiers.redis import AsyncRedis, ConnectionFactory, SyncRedis
+from redis_tiered.tiers.redis import AsyncRedis, SyncRedis
 
 __all__ = ["Runtime"]
 
