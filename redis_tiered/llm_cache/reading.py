@@ -30,7 +30,7 @@ _ATTEMPTS = 5
 
 
 class _Reply(NamedTuple):
-    """What Redis said to `_LOOK_UP` about an entry, and what it was asked with."""
+    """What Redis said to `scripts.LOOK_UP` about an entry, and what it was asked with."""
 
     key: bytes
     said: bytes | int
@@ -71,20 +71,7 @@ class Reading(Upkeep):
             ticket = self._memory.ticket()
             token = self._flights.token() if may_lead else ""
             try:
-                [reply] = yield Redis(
-                    (
-                        (
-                            "EVAL",
-                            scripts.LOOK_UP,
-                            2,
-                            key,
-                            self._keys.lease(key),
-                            token,
-                            scripts.LEASE_MS,
-                            "",
-                        ),
-                    )
-                )
+                [reply] = yield Redis((self._ask(key, token, dead=""),))
             except TierError:
                 return (yield from self._look_up_without_redis(mark, may_lead, 0.0))
             if incarnation == self._guards.redis_incarnation:
@@ -151,6 +138,10 @@ class Reading(Upkeep):
             if watch_key is not None and watch is not None:
                 self._memory.unwatch(watch_key, watch)
 
+    def _ask(self, key: bytes, token: str, dead: str) -> Command:
+        lease = self._keys.lease(key)
+        return ("EVAL", scripts.LOOK_UP, 2, key, lease, token, scripts.LEASE_MS, dead)
+
     def _ask_redis(self, mark: Fingerprint, may_lead: bool, dead: str) -> Flow[_Reply]:
         """One round trip: the answer, or the lease, or who holds it; see `scripts.LOOK_UP`."""
         epoch = self._epoch.certain()
@@ -164,16 +155,7 @@ class Reading(Upkeep):
                 epoch, confirmed = (yield from self._epoch.establish()), True
             key = self._keys.entry(epoch, mark.digest)
             ticket = self._memory.ticket()
-            ask: Command = (
-                "EVAL",
-                scripts.LOOK_UP,
-                2,
-                key,
-                self._keys.lease(key),
-                token,
-                scripts.LEASE_MS,
-                dead,
-            )
+            ask = self._ask(key, token, dead)
             if confirmed:
                 [reply] = yield Redis((ask,))
                 believed = True

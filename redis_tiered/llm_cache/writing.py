@@ -10,10 +10,7 @@ from redis_tiered.errors import TierError
 from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.llm_cache import scripts
 from redis_tiered.llm_cache.control import Control
-from redis_tiered.llm_cache.envelope import (
-    Envelope,
-    seal,
-)
+from redis_tiered.llm_cache.envelope import Envelope, seal
 from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
 from redis_tiered.llm_cache.flights import current_owner
 from redis_tiered.llm_cache.upkeep import Upkeep

@@ -187,7 +187,10 @@ class Tiers:
             TierUnavailable: a tier cannot be reached.
             SchemaError: the database is newer than this version, or holds foreign tables.
         """
-        self._checked(lambda: self.run(_probe(self)))
+        try:
+            self.run(_probe(self))
+        except TierError as error:
+            raise _cause(error) from None
         self._runtime.wait_coherent(timeout)
 
     async def asetup(self, *, timeout: float = 5.0) -> None:
@@ -223,12 +226,6 @@ class Tiers:
     def __reduce__(self) -> tuple[Any, ...]:
         settings = self._runtime.settings
         return _rebuild, (settings, self.durable, self.keys.namespace, self.keys.tenant)
-
-    def _checked(self, action: Any) -> None:
-        try:
-            action()
-        except TierError as error:
-            raise _cause(error) from None
 
 
 def _rebuild(settings: Settings, durable: DurableURL | None, namespace: str, tenant: str) -> Tiers:
