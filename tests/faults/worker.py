@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -49,7 +50,8 @@ class Worker:
         trace: TracebackType | None,
     ) -> None:
         if self._process.poll() is None:
-            self.send("end")
+            with contextlib.suppress(BrokenPipeError):  # killed, and not yet reaped
+                self.send("end")
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
