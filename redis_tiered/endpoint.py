@@ -96,6 +96,11 @@ class Endpoint:
         database = self.options.get("db", 0)
         return f"{scheme}://{hosts}{tail}" + (f"/{database}" if database else "")
 
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from any other deployment, without credentials."""
+        database = self.options.get("db", 0)
+        return self.topology, self.addresses, self.service, self.unix, database, self.directory
+
     @classmethod
     def of(cls, source: object) -> Endpoint:
         """Read an endpoint from a URL or a redis-py client.

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from redis_tiered.breaker import Breaker
-from redis_tiered.errors import TierError, TierUnavailable
+from redis_tiered.errors import InvalidInput, RedisTieredError, TierError, TierUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 __all__ = [
     "AsyncDriver",
+    "Call",
     "Command",
     "Driver",
     "Embed",
@@ -72,6 +74,17 @@ class Embed(NamedTuple):
     texts: tuple[str, ...]
 
 
+class Call(NamedTuple):
+    """A function of the user's that may take long; a failure is one of the tier it is called.
+
+    The asyncio driver awaits a coroutine function and runs any other in a thread.
+    """
+
+    tier: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
 class Sleep(NamedTuple):
     """A pause, in seconds."""
 
@@ -85,7 +98,7 @@ class Wait(NamedTuple):
     timeout: float
 
 
-Step = Redis | Sql | Embed | Sleep | Wait
+Step = Redis | Sql | Embed | Call | Sleep | Wait
 Flow = Generator[Step, Any, T]
 
 
@@ -258,7 +271,17 @@ class Driver:
             try:
                 return step.embedder.embed(step.texts)
             except Exception as error:
-                raise _embedder_failed(guards, error) from error
+                raise _failed(guards, "embedder", error) from error
+        if isinstance(step, Call):
+            try:
+                result = step.function(*step.arguments)
+            except Exception as error:
+                raise _failed(guards, step.tier, error) from error
+            if inspect.iscoroutine(result):
+                result.close()
+                unawaited = InvalidInput("its result must be awaited: use the asyncio method")
+                raise _failed(guards, step.tier, unawaited)
+            return result
         raise TypeError(f"not a step: {step!r}")
 
     def _persist(self, step: Redis | Sql, error: TierError | None) -> Any:
@@ -336,7 +359,15 @@ class AsyncDriver:
             try:
                 return await step.embedder.aembed(step.texts)
             except Exception as error:
-                raise _embedder_failed(guards, error) from error
+                raise _failed(guards, "embedder", error) from error
+        if isinstance(step, Call):
+            try:
+                if inspect.iscoroutinefunction(step.function):
+                    return await step.function(*step.arguments)
+                result = await asyncio.to_thread(step.function, *step.arguments)
+                return await result if inspect.isawaitable(result) else result
+            except Exception as error:
+                raise _failed(guards, step.tier, error) from error
         raise TypeError(f"not a step: {step!r}")
 
     async def _persist(self, step: Redis | Sql, error: TierError | None) -> Any:
@@ -360,8 +391,9 @@ class AsyncDriver:
             attempts.close()
 
 
-def _embedder_failed(guards: Guards, error: Exception) -> TierUnavailable:
-    # Only the type: the message of a user's embedder may hold its credentials.
-    failure = TierUnavailable("embedder", "failed", type(error).__name__)
+def _failed(guards: Guards, tier: str, error: Exception) -> TierUnavailable:
+    # Only the type: the message of a user's function may hold its credentials; ours do not.
+    what = str(error) if isinstance(error, RedisTieredError) else type(error).__name__
+    failure = TierUnavailable(tier, "failed", what)
     guards.count(failure)
     return failure

@@ -7,13 +7,16 @@ cluster hash tag.
 
 from __future__ import annotations
 
-from urllib.parse import quote
+import zlib
+from urllib.parse import quote, unquote
 
 from redis_tiered.errors import InvalidInput
 
-__all__ = ["Keyspace", "LLMKeys", "part"]
+__all__ = ["Keyspace", "LLMKeys", "SessionKeys", "part"]
 
 _MAX_PART = 256
+# With a message's id, of at most 1024 bytes, what an index of PostgreSQL takes (2704).
+_MAX_SESSION = 1600
 
 
 def part(name: str, value: object) -> str:
@@ -59,6 +62,25 @@ class Keyspace:
         rest = f"{self._tenant}:llm:{part('name', cache)}"
         return LLMKeys(f"{self._namespace}:{rest}", f"{self._namespace}!:{rest}")
 
+    def session(self, session_id: str) -> SessionKeys:
+        keys = SessionKeys(self._namespace, self._tenant, part("session_id", session_id))
+        if len(keys.scope) + len(keys.session) > _MAX_SESSION:
+            raise InvalidInput(
+                "session_id, tenant and namespace together must have at most "
+                f"{_MAX_SESSION} bytes when percent-encoded, "
+                f"got {len(keys.scope) + len(keys.session)}"
+            )
+        return keys
+
+    def session_of(self, encoded: str) -> SessionKeys:
+        """Of a session whose id was encoded before."""
+        return SessionKeys(self._namespace, self._tenant, encoded)
+
+    @property
+    def sessions(self) -> SessionKeys:
+        """Those that all sessions of the tenant have in common."""
+        return SessionKeys(self._namespace, self._tenant, "")
+
 
 class LLMKeys:
     """The keys of one LLM cache: `root:epoch:{digest}` and what belongs to it.
@@ -95,3 +117,47 @@ class LLMKeys:
     def pattern(self, epoch: str) -> bytes:
         """SCAN pattern of the entries written under one epoch."""
         return b"%b:%b:*" % (self._root, epoch.encode())
+
+
+class SessionKeys:
+    """The keys of one session: `root:epoch:{id}:...`, none of them announced.
+
+    What must change together shares a hash tag: a session's own, or, where appends go through a
+    queue, the one of the queue that it shares with other sessions.
+
+    Attributes:
+        scope: the tenant's sessions, for SQL.
+        trust: the scope whose epoch all sessions of the namespace share.
+        session: the encoded id, for SQL.
+        shard: which queue, `"00"` to `"15"`.
+        index: sorted set of a tenant's sessions that are in Redis alone.
+    """
+
+    SHARDS = tuple(f"{number:02d}" for number in range(16))
+
+    __slots__ = ("_root", "index", "scope", "session", "shard", "trust")
+
+    def __init__(self, namespace: str, tenant: str, session: str) -> None:
+        self.scope = f"{namespace}:{tenant}:session"
+        self.trust = f"{namespace}!:session"
+        self.session = session
+        self._root = f"{namespace}!:{tenant}:session".encode()
+        self.shard = self.SHARDS[zlib.crc32(session.encode()) % len(self.SHARDS)]
+        self.index = self._root + b":index"
+
+    @staticmethod
+    def name(session: str) -> str:
+        """The id that was encoded."""
+        return unquote(session)
+
+    def window(self, epoch: str, *, queued: bool) -> tuple[bytes, bytes, bytes]:
+        """Hash of counts, list of messages, set of ids."""
+        session = self.session.encode()
+        place = b"{q%b}:%b" % (self.shard.encode(), session) if queued else b"{%b}" % session
+        base = b"%b:%b:%b" % (self._root, epoch.encode(), place)
+        return base + b":meta", base + b":window", base + b":ids"
+
+    def queue(self, shard: str) -> tuple[bytes, bytes, bytes]:
+        """Stream of accepted messages, stream of those set aside, lease of who drains."""
+        base = b"%b:{q%b}" % (self._root, shard.encode())
+        return base + b":queue", base + b":rejected", base + b":lease"

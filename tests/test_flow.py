@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,18 @@ from typing import Any
 import pytest
 
 from redis_tiered.errors import TierError, TierReplyError, TierUnavailable
-from redis_tiered.flow import AsyncDriver, Driver, Embed, Flow, Guards, Redis, Sleep, Sql, Wait
+from redis_tiered.flow import (
+    AsyncDriver,
+    Call,
+    Driver,
+    Embed,
+    Flow,
+    Guards,
+    Redis,
+    Sleep,
+    Sql,
+    Wait,
+)
 from tests.waiting import await_until, wait_until
 
 GET = Redis((("GET", "k"),))
@@ -302,6 +314,108 @@ def test_a_failing_embedder_is_a_failed_tier_that_keeps_its_message_to_itself(
     assert "secret" not in str(raised.value)
     assert raised.value.tier == "embedder"
     assert bench.guards.errors == {"embedder.failed": 1}
+
+
+def test_a_function_is_called_with_its_arguments(bench: Bench) -> None:
+    threads = []
+
+    def join(*parts: str) -> str:
+        threads.append(threading.current_thread())
+        return "".join(parts)
+
+    assert bench.perform(Call("joiner", join, ("a", "b"))) == "ab"
+    assert bench.perform(Call("joiner", join, ())) == ""
+    # One that takes long must not keep the event loop.
+    here = threading.current_thread()
+    assert [thread is here for thread in threads] == [bench.kind == "sync"] * 2
+    assert bench.attempts == 0
+
+
+def test_a_coroutine_function_is_awaited_in_the_loop() -> None:
+    bench = Bench("async")
+    threads = []
+
+    async def join(*parts: str) -> str:
+        await asyncio.sleep(0)
+        threads.append(threading.current_thread())
+        return "".join(parts)
+
+    class Joiner:
+        async def join(self, *parts: str) -> str:
+            return await join(*parts)
+
+    for function in (join, Joiner().join, functools.partial(join, "a")):
+        given = ("b",) if isinstance(function, functools.partial) else ("a", "b")
+        assert bench.perform(Call("joiner", function, given)) == "ab"
+    assert threads == [threading.current_thread()] * 3
+
+
+def _fails(*_: object) -> None:
+    raise ValueError("key sk-secret")
+
+
+async def _fails_later(*_: object) -> None:
+    await asyncio.sleep(0)
+    raise ValueError("key sk-secret")
+
+
+def test_a_failing_function_is_a_failed_tier_that_keeps_its_message_to_itself(
+    bench: Bench,
+) -> None:
+    def flow(function: Callable[..., Any]) -> Flow[None]:
+        yield Call("summarizer", function, ("sk-argument",))
+
+    functions: list[Callable[..., Any]] = [_fails]
+    if bench.kind == "async":
+        functions.append(_fails_later)
+    for number, function in enumerate(functions, 1):
+        with pytest.raises(TierUnavailable, match="ValueError") as raised:
+            bench.run(flow(function))
+        shown = f"{raised.value} {raised.value!r} {raised.value.detail}"
+        assert "secret" not in shown
+        assert "sk-argument" not in shown
+        assert (raised.value.tier, raised.value.kind) == ("summarizer", "failed")
+        assert isinstance(raised.value.__cause__, ValueError)
+        assert bench.guards.errors == {"summarizer.failed": number}
+    assert bench.perform(Call("summarizer", _fails, ())) == "failed"  # a flow may catch it
+    assert all(breaker.closed for breaker in bench.guards.breakers())
+
+
+def test_what_ends_the_process_is_no_failure_of_a_function(bench: Bench) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    if bench.kind == "async":
+        pytest.skip("a thread cannot be interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        bench.perform(Call("x", interrupt, ()))
+    assert bench.guards.errors == {}
+
+
+async def test_a_cancelled_caller_cancels_the_coroutine_and_closes_the_flow() -> None:
+    begun, ended, closed = asyncio.Event(), [], []
+
+    async def function() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append(True)
+            raise
+
+    def flow() -> Flow[None]:
+        try:
+            yield Call("x", function, ())
+        finally:
+            closed.append(True)
+
+    driver = AsyncDriver(AsyncClients(), Guards())  # type: ignore[arg-type]
+    task = asyncio.create_task(driver.run(flow()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == closed == [True]
 
 
 # Many callers.

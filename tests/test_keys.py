@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from redis_tiered.errors import InvalidInput
-from redis_tiered.keys import Keyspace, LLMKeys, part
+from redis_tiered.keys import Keyspace, LLMKeys, SessionKeys, part
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 NASTY = TEXT | st.sampled_from(
@@ -133,3 +133,102 @@ def test_a_part_that_cannot_be_used_is_refused_by_name(argument: str, value: obj
 
 def test_the_longest_part_is_accepted() -> None:
     assert part("name", "x" * 256) == "x" * 256
+
+
+# Sessions.
+
+SESSION_EPOCH = st.from_regex(r"[0-9a-f]{12}(\.[0-9a-f]{8})?", fullmatch=True) | st.sampled_from(
+    ["0", "summary"]
+)
+IDS = NASTY | st.sampled_from(["q05", "{q05}", "q05}:a", "index", "summary", "0", "queue", "llm"])
+SESSION = st.tuples(NASTY, NASTY, IDS)
+
+
+def session_of(scope: tuple[str, str, str]) -> SessionKeys:
+    namespace, tenant, id = scope
+    return Keyspace(namespace, tenant).session(id)
+
+
+def own_keys(scope: tuple[str, str, str], epoch: str) -> list[bytes]:
+    """What belongs to one session, as it is with and without a queue."""
+    keys = session_of(scope)
+    return [*keys.window(epoch, queued=False), *keys.window(epoch, queued=True)]
+
+
+def common_keys(scope: tuple[str, str, str]) -> list[bytes]:
+    """What all sessions of a tenant have in common."""
+    keys = session_of(scope)
+    return [keys.index, *(key for shard in SessionKeys.SHARDS for key in keys.queue(shard))]
+
+
+@given(SESSION, SESSION_EPOCH, SESSION, SESSION_EPOCH, DIGEST, NASTY)
+@example(("a", "b:c", "d"), "0", ("a:b", "c", "d"), "0", "0" * 32, "t")
+@example(("a", "b", "c"), "0", ("a!", "b", "c"), "0", "0" * 32, "t")
+@example(("a", "b", "q05"), "0", ("a", "b", "a"), "0", "0" * 32, "t")
+@example(("a", "session", "c"), "0", ("a", "llm", "c"), "0", "0" * 32, "t")
+def test_no_two_keys_of_different_sessions_meet(
+    scope: tuple[str, str, str],
+    epoch: str,
+    other: tuple[str, str, str],
+    other_epoch: str,
+    digest: str,
+    tag: str,
+) -> None:
+    mine, theirs = own_keys(scope, epoch), own_keys(other, other_epoch)
+    assert len({*mine, *common_keys(scope)}) == len(mine) + len(common_keys(scope))
+    assert not set(mine) & set(common_keys(other))
+    if (scope, epoch) != (other, other_epoch):
+        assert not set(mine) & set(theirs)
+    if scope[:2] != other[:2]:
+        assert not set(common_keys(scope)) & set(common_keys(other))
+        assert session_of(scope).scope != session_of(other).scope
+    elif scope != other:
+        assert session_of(scope).session != session_of(other).session
+    assert (session_of(scope).trust == session_of(other).trust) == (scope[0] == other[0])
+    caches = every_key(other, other_epoch, digest, tag)
+    assert not {*mine, *common_keys(scope)} & set(caches)
+    assert not {session_of(scope).scope, session_of(scope).trust} & {keys_of(other).scope}
+
+
+@given(SESSION, SESSION_EPOCH)
+def test_keys_of_a_session_are_quiet_and_under_its_tenant(
+    scope: tuple[str, str, str], epoch: str
+) -> None:
+    namespace, tenant = (part("x", text).encode() for text in scope[:2])
+    for key in [*own_keys(scope, epoch), *common_keys(scope)]:
+        assert key.startswith(b"%b!:%b:" % (namespace, tenant)), key
+        assert not key.startswith(Keyspace(*scope[:2]).prefix)
+
+
+@given(SESSION, SESSION_EPOCH)
+def test_what_changes_together_shares_a_slot(scope: tuple[str, str, str], epoch: str) -> None:
+    keys = session_of(scope)
+    alone = {key_slot(key) for key in keys.window(epoch, queued=False)}
+    assert alone == {key_slot(keys.session.encode())}
+    queued = {key_slot(key) for key in keys.window(epoch, queued=True)}
+    assert queued == {key_slot(key) for key in keys.queue(keys.shard)}
+    assert len(queued) == 1
+
+
+@given(SESSION)
+def test_a_session_is_found_by_its_encoded_id(scope: tuple[str, str, str]) -> None:
+    keys = session_of(scope)
+    again = Keyspace(*scope[:2]).session_of(keys.session)
+    assert SessionKeys.name(keys.session) == scope[2]
+    assert again.window("0", queued=True) == keys.window("0", queued=True)
+    assert again.shard == keys.shard
+
+
+@pytest.mark.parametrize("value", [None, 1, b"bytes", "", "x" * 257, "\ud800", "a\udfff", ["a"]])
+def test_a_session_id_that_cannot_be_used_is_refused_by_name(value: object) -> None:
+    with pytest.raises(InvalidInput, match="session_id"):
+        Keyspace("n", "t").session(value)  # type: ignore[arg-type]
+
+
+def test_a_session_id_that_no_index_takes_is_refused() -> None:
+    assert Keyspace("n", "t").session("x" * 256)
+    assert Keyspace("n", "t").session("\u4e00" * 170)
+    with pytest.raises(InvalidInput, match="1600 bytes"):
+        Keyspace("n", "t").session("\u4e00" * 180)
+    with pytest.raises(InvalidInput, match="1600 bytes"):
+        Keyspace("n", "\u4e00" * 90).session("\u4e00" * 90)

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from redis_tiered.checks import seconds
 from redis_tiered.errors import InvalidInput
 from redis_tiered.keys import part
 
-__all__ = ["Control", "cache_control", "current_control", "seconds"]
+__all__ = ["Control", "cache_control", "current_control"]
 
-_MAX_TTL = 100 * 365 * 86_400.0
 _MAX_TAGS = 64
 
 
@@ -73,17 +73,6 @@ def cache_control(
         yield
     finally:
         _current.reset(token)
-
-
-def seconds(name: str, value: object) -> float:
-    """Check a duration: a number of seconds, more than 0, at most 100 years."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidInput(f"{name} must be a number of seconds, got {type(value).__name__}")
-    if not 0 < value <= _MAX_TTL:
-        raise InvalidInput(
-            f"{name} must be more than 0 and at most {_MAX_TTL:.0f} seconds, got {value}"
-        )
-    return float(value)
 
 
 def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:

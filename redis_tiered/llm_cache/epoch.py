@@ -10,16 +10,14 @@ one that was restarted, or a promoted replica, may hold an older state than it a
 
 from __future__ import annotations
 
-import re
-import secrets
-from hashlib import blake2b
-
-from redis_tiered.errors import TierError, TierReplyError, TierUnavailable
+from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Flow, Redis, Sql
 from redis_tiered.keys import LLMKeys
+from redis_tiered.tiers import identity
+from redis_tiered.tiers.identity import new_token
 from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["Epoch", "new_token"]
+__all__ = ["Epoch"]
 
 # Changes the epoch only if nobody else did since we looked ('' stands for absent). Out of memory
 # refuses SET but never DEL: then the old one goes at least, and 0 tells that there is none now.
@@ -31,7 +29,6 @@ if set.err then redis.call('DEL', KEYS[1]) return 0 end
 return ARGV[2]
 """
 _ATTEMPTS = 5
-_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 
 
 class Epoch:
@@ -73,7 +70,7 @@ class Epoch:
         for _ in range(_ATTEMPTS):
             incarnation = self._guards.redis_incarnation
             ticket = self._memory.ticket()
-            servers = "" if self._tiers.durable is None else (yield from self._servers())
+            servers = "" if self._tiers.durable is None else (yield from identity.servers())
             [stored] = yield Redis((("GET", self._keys.epoch),))
             text = stored.decode(errors="replace") if isinstance(stored, bytes) else ""
             begun, checked = text, True
@@ -134,15 +131,6 @@ class Epoch:
         yield Redis((("DEL", self._keys.epoch),))
         return fresh
 
-    def _servers(self) -> Flow[str]:
-        """What tells these server processes from any earlier or other ones."""
-        try:
-            replies = yield Redis((("INFO", "server"),), everywhere=True)
-        except TierReplyError:
-            return ""  # not permitted to this user: then a restart cannot be told
-        found = sorted(match[1] for reply in replies if (match := _RUN_ID.search(reply)))
-        return "." + blake2b(b",".join(found), digest_size=4).hexdigest() if found else ""
-
     def _truth(self) -> Flow[str]:
         from redis_tiered.llm_cache import rows
 
@@ -150,7 +138,3 @@ class Epoch:
         if epoch is None:
             epoch = yield Sql(rows.ensure_scope(self._keys.scope, new_token()), write=True)
         return str(epoch)
-
-
-def new_token() -> str:
-    return secrets.token_hex(6)

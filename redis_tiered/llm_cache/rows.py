@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from redis_tiered.tiers.schema import entries, scopes, tags
+from redis_tiered.tiers.statements import Prepared
 
 __all__ = [
     "Row",
@@ -36,21 +37,27 @@ __all__ = [
     "write",
 ]
 
-_READ = (
-    select(entries.c.value, entries.c.revision)
-    .join(
-        scopes, and_(scopes.c.scope == entries.c.scope, scopes.c.generation == entries.c.generation)
-    )
-    .where(
-        entries.c.scope == bindparam("scope"),
-        entries.c.digest == bindparam("digest"),
-        or_(entries.c.expires.is_(None), entries.c.expires > bindparam("now")),
+_READ = Prepared(
+    lambda _: (
+        select(entries.c.value, entries.c.revision)
+        .join(
+            scopes,
+            and_(scopes.c.scope == entries.c.scope, scopes.c.generation == entries.c.generation),
+        )
+        .where(
+            entries.c.scope == bindparam("scope"),
+            entries.c.digest == bindparam("digest"),
+            or_(entries.c.expires.is_(None), entries.c.expires > bindparam("now")),
+        )
     )
 )
 _GENERATION = select(scopes.c.generation).where(scopes.c.scope == bindparam("scope"))
+_HOLD_GENERATION = Prepared(lambda _: _GENERATION.with_for_update(read=True))
 _STATE = select(scopes.c.epoch).where(scopes.c.scope == bindparam("scope"))
-_FORGET_TAGS = delete(tags).where(
-    tags.c.scope == bindparam("scope"), tags.c.digest == bindparam("digest")
+_FORGET_TAGS = Prepared(
+    lambda _: delete(tags).where(
+        tags.c.scope == bindparam("scope"), tags.c.digest == bindparam("digest")
+    )
 )
 _BATCH = 500
 
@@ -81,7 +88,7 @@ def read(scope: str, digest: str, now: int) -> Callable[[Connection], tuple[byte
 
     def work(connection: Connection) -> tuple[bytes, int] | None:
         parameters = {"scope": scope, "digest": digest, "now": now}
-        found = connection.execute(_READ, parameters).first()
+        found = _READ(connection, parameters).first()
         return None if found is None else (bytes(found[0]), int(found[1]))
 
     return work
@@ -111,12 +118,11 @@ def write(row: Row, fresh: str) -> Callable[[Connection], int]:
     def work(connection: Connection) -> int:
         dialect = connection.dialect.name
         generation = _generation(connection, row.scope, fresh)
-        revision = connection.execute(_write_entry(dialect), {**values, "generation": generation})
-        written = int(revision.scalar_one())
-        connection.execute(_FORGET_TAGS, where)
+        [[written]] = _WRITE_ENTRY(connection, {**values, "generation": generation}).rows
+        _FORGET_TAGS(connection, where)
         if row.tags:
             connection.execute(_write_tags(dialect), [{**where, "tag": tag} for tag in row.tags])
-        return written
+        return int(written)
 
     return work
 
@@ -240,9 +246,9 @@ def _delete(
 def _generation(connection: Connection, scope: str, fresh: str) -> str:
     # A clear that commits while we write must not leave our entry in the new generation: on
     # PostgreSQL the row is held until we commit; SQLite has one writer at a time anyway.
-    found = connection.execute(_GENERATION.with_for_update(read=True), {"scope": scope}).scalar()
+    found = _HOLD_GENERATION(connection, {"scope": scope}).first()
     if found is not None:
-        return str(found)
+        return str(found[0])
     connection.execute(
         _write_scope(connection.dialect.name), {"scope": scope, "generation": fresh, "epoch": fresh}
     )
@@ -253,8 +259,6 @@ def _insert(dialect: str, table: Table) -> Any:
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
-# Built once: building a statement costs more than executing it.
-@functools.cache
 def _write_entry(dialect: str) -> Any:
     statement = _insert(dialect, entries)
     changed = {
@@ -271,6 +275,10 @@ def _write_entry(dialect: str) -> Any:
     ).returning(entries.c.revision)
 
 
+_WRITE_ENTRY = Prepared(_write_entry)
+
+
+# Built once: building a statement costs more than executing it.
 @functools.cache
 def _write_tags(dialect: str) -> Any:
     return _insert(dialect, tags).on_conflict_do_nothing()

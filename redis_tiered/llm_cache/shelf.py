@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from redis_tiered.checks import seconds
 from redis_tiered.errors import InvalidInput, TierError
 from redis_tiered.flow import Flow, Redis
 from redis_tiered.keys import part
 from redis_tiered.llm_cache import scripts
-from redis_tiered.llm_cache.control import seconds
 from redis_tiered.llm_cache.envelope import Envelope
 from redis_tiered.llm_cache.epoch import Epoch
 from redis_tiered.llm_cache.fingerprint import Fingerprint

@@ -85,7 +85,7 @@ class Upkeep(Shelf):
             return _REPORT_EVERY
         return None
 
-    def flush_counters(self) -> None:
+    def flush(self) -> None:
         """Report what is pending, at close; a failing Redis loses it."""
         try:
             self.tiers.run(self._report())

@@ -67,7 +67,7 @@ class Writing(Upkeep):
         if self.tiers.durable is None:
             return None
         from redis_tiered.llm_cache import rows
-        from redis_tiered.llm_cache.epoch import new_token
+        from redis_tiered.tiers.identity import new_token
 
         row = rows.Row(
             scope=self._keys.scope,

@@ -114,7 +114,10 @@ class Channel:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
             self.in_flight = True
             try:
-                if self._fresh:
+                if self._fresh or (
+                    self._connection is not None
+                    and self._connection.generation != self._factory.generation
+                ):
                     self._fresh = False
                     await self._disconnect()
                 if self._connection is None:

@@ -17,6 +17,7 @@ from redis import connection as blocking
 from redis import exceptions as rx
 from redis.asyncio import connection as aio
 
+from redis_tiered.breaker import Breaker
 from redis_tiered.endpoint import Address, Endpoint
 from redis_tiered.errors import (
     ConfigurationError,
@@ -85,11 +86,13 @@ class ConnectionFactory:
     Args:
         endpoint: where to connect.
         timeout: seconds for a connect, and for a request with its replies.
+        breaker: of Redis.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float, breaker: Breaker | None = None) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
+        self._breaker = None if endpoint.topology == "cluster" else breaker
         self.embedded = (
             EmbeddedServer(endpoint.directory) if endpoint.topology == "embedded" else None
         )
@@ -103,13 +106,24 @@ class ConnectionFactory:
         for module in (blocking, aio):
             self._new(module, ("", 0) if self.endpoint.unix else ("localhost", 1), None)
 
+    @property
+    def generation(self) -> int:
+        """Connections that were made under an earlier one are not used any more.
+
+        An old primary that is still alive keeps its connections: this process must not go on using
+        it on some of them, and on others the one that was promoted.
+        """
+        return 0 if self._breaker is None else self._breaker.incarnation
+
     def connect(self, address: Address | None) -> Any:
         """A connected blocking connection; `address` None means the primary.
 
         Raises:
             TierError: it cannot be made.
         """
+        generation = self.generation
         connection = self._new(blocking, address or self._primary(), self.timeout)
+        connection.generation = generation
         try:
             connection.connect()
         except (rx.RedisError, OSError, ValueError) as error:  # ValueError: an odd host name
@@ -119,7 +133,9 @@ class ConnectionFactory:
 
     async def aconnect(self, address: Address | None) -> Any:
         """A connected asyncio connection without timeouts of its own: its channel has them."""
+        generation = self.generation
         connection = self._new(aio, address or await self._aprimary(), None)
+        connection.generation = generation
         try:
             async with asyncio.timeout(self.timeout):
                 await connection.connect()

@@ -72,6 +72,15 @@ class DurableURL:
     def __hash__(self) -> int:
         return hash(self._url)
 
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from any other database, without credentials."""
+        from sqlalchemy import make_url
+
+        url = make_url(self._url)
+        # Where psycopg connects may stand in the query; so may what it connects with.
+        query = {name: url.query[name] for name in url.query if "pass" not in name}
+        return self.dialect, url.username, url.host, url.port, url.database, sorted(query.items())
+
     def sync(self) -> URL:
         return self._for("sqlite+pysqlite", "postgresql+psycopg")
 
@@ -154,7 +163,10 @@ def _reader_and_writer(engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         if connection.get_execution_options().get("redis_tiered_write"):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            # By the driver's own cursor: SQLAlchemy's way takes longer than SQLite's.
+            cursor = connection.connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.close()
 
     return {}, {"redis_tiered_write": True}
 
@@ -235,6 +247,7 @@ class SyncDurable:
         self._lock = threading.Lock()
         self._engines: tuple[Engine, Engine] | None = None
         self._users: deque[None] = deque()  # one item per call; a count that needs no lock
+        self._parents: list[object] = []
         self._closed = False
 
     def execute(self, step: Sql) -> Any:
@@ -275,6 +288,8 @@ class SyncDurable:
         self._lock = threading.Lock()
         self._users = deque()
         if engines is not None:
+            # Kept, or psycopg warns when they are collected that they were never closed.
+            self._parents.append(engines[0].pool)
             engines[0].dispose(close=False)
 
     def _open(self) -> tuple[Engine, Engine]:

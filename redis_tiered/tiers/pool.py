@@ -44,6 +44,9 @@ class Pool:
             connection = self._idle.pop()
         except IndexError:
             connection = self._make_or_wait()
+        if connection.generation != self._factory.generation:
+            self._discard(connection)
+            return self.execute(commands, fresh=True)
         healthy = False
         try:
             replies = exchange(connection, commands)

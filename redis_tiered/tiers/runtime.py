@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Hashable
 from typing import Any, ClassVar, TypeVar
 
 from redis_tiered.endpoint import Address
@@ -45,9 +45,14 @@ class Runtime:
         self.memory = Memory(settings.l1_max_bytes, settings.l1_ttl)
         self.housekeeper = Housekeeper()
         self._prefix = prefix
-        self._factory = ConnectionFactory(settings.endpoint, settings.redis_timeout)
+        self._factory = ConnectionFactory(
+            settings.endpoint, settings.redis_timeout, self.guards.redis
+        )
         self._factory.check()
         self._fork_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._shared: dict[Hashable, Any] = {}
+        self._sharing = threading.Lock()
+        self._parents: list[object] = []
         self.closed = False
         self._connect()
         type(self)._all.add(self)
@@ -146,10 +151,10 @@ class Runtime:
         self._factory.release()
 
     def report(self) -> None:
-        """Add what was counted since the last report to the totals."""
+        """Add what was counted since the last report to the totals; write what waits to be written."""
         if self._started and not self.closed:
             for listener in list(self._fork_listeners):
-                listener.flush_counters()
+                listener.flush()
 
     async def aclose(self) -> None:
         """Close this loop's clients, then everything else."""
@@ -159,13 +164,27 @@ class Runtime:
         await asyncio.to_thread(self.close)
 
     def on_fork(self, listener: Any) -> None:
-        """Have `listener.reset_after_fork()` called in forked children (held weakly)."""
+        """Have `listener.reset_after_fork()` called in forked children, and `flush()` before the
+        end (held weakly)."""
         self._fork_listeners.add(listener)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` made when this key was first asked for; gone with the runtime."""
+        found = self._shared.get(key)
+        if found is None:
+            with self._sharing:
+                found = self._shared.get(key)
+                if found is None:
+                    found = self._shared[key] = make()
+        return found
 
     def reset_after_fork(self) -> None:
         """Threads, sockets and locks stayed with the parent: begin anew, keep the settings."""
         if self._sql is not None:
             self._sql.abandon()
+        # Not closed here, and not collected: psycopg would warn that nobody closed them.
+        self._parents.append((self._sql, self._loops))
+        self._sharing = threading.Lock()
         self.memory.reset_after_fork()
         self.housekeeper = Housekeeper()
         for breaker in self.guards.breakers():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Index,
@@ -21,7 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from redis_tiered.errors import SchemaError
 
-__all__ = ["entries", "migrate", "scopes", "tags"]
+__all__ = ["entries", "messages", "migrate", "scopes", "sessions", "tags"]
 
 _metadata = MetaData()
 
@@ -65,6 +66,46 @@ tags = Table(
     Index("redis_tiered_tag_digest", "scope", "digest"),
 )
 
+sessions = Table(
+    "redis_tiered_session",
+    _metadata,
+    Column("scope", Text, primary_key=True),
+    Column("session", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),  # begins at microseconds since 1970
+    Column("next", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("agent", Text),
+    Column("context", LargeBinary, nullable=False),
+    Column("messages", BigInteger, nullable=False),
+    Column("archived", BigInteger, nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("counter", Text, nullable=False),
+    Column("started", BigInteger, nullable=False),  # milliseconds since 1970
+    Column("last_activity", BigInteger, nullable=False),  # the same
+    Column("summary", LargeBinary),
+    Column("summarized", BigInteger, nullable=False),
+    Index("redis_tiered_session_activity", "scope", "last_activity", "session"),
+)
+
+messages = Table(
+    "redis_tiered_message",
+    _metadata,
+    Column("scope", Text, primary_key=True),
+    Column("session", Text, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("id", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("folded", Text, nullable=False),  # the text as it is searched
+    Column("role", Text, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("counter", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),  # milliseconds since 1970
+    Column("archived", Boolean, nullable=False),
+    Index("redis_tiered_message_id", "scope", "session", "id", unique=True),
+    Index("redis_tiered_message_archived", "scope", "session", "archived", "sequence"),
+)
+
 _VERSION_TABLE = "redis_tiered_schema"
 # Any fixed number will do: it names our lock among the advisory locks of a PostgreSQL database.
 _ADVISORY_LOCK = 7_215_604_338_127_114
@@ -81,7 +122,10 @@ def _create(*tables: Table) -> Callable[[Connection], None]:
 
 
 # Append only: the index of a migration plus one is the version it leads to.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create(scopes, entries, tags),)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _create(scopes, entries, tags),
+    _create(sessions, messages),
+)
 
 
 def migrate(connection: Connection) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from redis_tiered.endpoint import Address, Endpoint
 from redis_tiered.errors import ConfigurationError, SchemaError, TierError
@@ -17,6 +18,10 @@ from redis_tiered.tiers.durable import DurableURL
 from redis_tiered.tiers.housekeeping import Housekeeper
 from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.runtime import Runtime
+
+if TYPE_CHECKING:
+    from redis_tiered.sessions.session import Session
+    from redis_tiered.sessions.sessions import Sessions
 
 __all__ = ["Tiers"]
 
@@ -136,6 +141,13 @@ class Tiers:
             f"namespace={self.keys.namespace!r}, tenant={self.keys.tenant!r})"
         )
 
+    @property
+    def place(self) -> str:
+        """Where this data is, in words and as a digest that no other place shares; no credentials."""
+        durable = None if self.durable is None else self.durable.identity()
+        where = (self._runtime.settings.endpoint.identity(), durable)
+        return f"{self!r} {blake2b(repr(where).encode(), digest_size=6).hexdigest()}"
+
     # What the capabilities build on.
 
     @property
@@ -172,6 +184,29 @@ class Tiers:
 
     def on_fork(self, listener: Any) -> None:
         self._runtime.on_fork(listener)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What all tenants have in common under a key; made when it is first asked for."""
+        return self._runtime.shared(key, make)
+
+    # The capabilities that hang on it.
+
+    def session(self, session_id: str, **options: Any) -> Session:
+        """A conversation of this tenant; see `redis_tiered.Session` for the options.
+
+        Raises:
+            InvalidInput: the id cannot be part of a key, or an option cannot be used.
+        """
+        from redis_tiered.sessions.session import Session
+
+        return Session(self, session_id, **options)
+
+    @property
+    def sessions(self) -> Sessions:
+        """This tenant's conversations, all together."""
+        from redis_tiered.sessions.sessions import Sessions
+
+        return Sessions(self)
 
     # Life.
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -27,9 +27,11 @@ class Worker:
         options: of its cache.
     """
 
+    MODULE: ClassVar = "tests.faults.worker"
+
     def __init__(self, redis: str, durable: str | None = None, **options: Any) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.faults.worker"],
+            [sys.executable, "-W", "error", "-m", self.MODULE],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -102,7 +104,7 @@ def run_script(source: str, *arguments: str, timeout: float = 60) -> str:
         timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr == "", done.stderr
     return done.stdout
 
 

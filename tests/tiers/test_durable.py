@@ -30,7 +30,7 @@ from redis_tiered.flow import Sql
 from redis_tiered.llm_cache import rows
 from redis_tiered.tiers import durable as module
 from redis_tiered.tiers.durable import AsyncDurable, DurableURL, SyncDurable
-from redis_tiered.tiers.schema import MIGRATIONS, entries, scopes, tags
+from redis_tiered.tiers.schema import MIGRATIONS, entries, messages, scopes, sessions, tags
 from tests.servers import PostgresServer
 from tests.waiting import wait_until
 
@@ -203,6 +203,16 @@ async def test_tasks_and_threads_migrate_at_once(url: DurableURL) -> None:
     await durable.close()
 
 
+def _execute(url: DurableURL, statement: str) -> Any:
+    """One statement, without migrations; its first value."""
+    engine = create_engine(url.sync())
+    try:
+        with engine.connect() as connection:
+            return connection.execute(text(statement)).scalar()
+    finally:
+        engine.dispose()
+
+
 def _kind_of(error: pytest.ExceptionInfo[TierError]) -> str:
     assert isinstance(error.value, TierUnavailable)
     assert error.value.tier == "durable"
@@ -230,6 +240,31 @@ def test_a_newer_schema_is_left_alone(
         database.do(count(scopes))
     assert _kind_of(raised) == "schema"
     assert isinstance(raised.value.__cause__, SchemaError)
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_an_older_schema_is_brought_up_to_date_with_its_rows(
+    url: DurableURL,
+    database: Database,
+    prepared: Callable[[str], None],
+    version: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("redis_tiered.tiers.schema.MIGRATIONS", MIGRATIONS[:version])
+        assert _migrate(url) == 0
+    old = SyncDurable(url, 2.0)
+    with monkeypatch.context() as older:
+        older.setattr("redis_tiered.tiers.schema.MIGRATIONS", MIGRATIONS[:version])
+        old.execute(Sql(rows.write(row(), "fresh"), write=True))
+    old.close()
+    assert _execute(url, "SELECT version FROM redis_tiered_schema") == version
+    assert database.do(rows.read("s", "d", 0), write=False)[0] == b"v"
+    assert database.do(count(sessions), write=False) == 0
+    assert database.do(count(messages), write=False) == 0
+    assert database.do(rows.scope_state("s"), write=False) == "fresh"
+    assert _execute(url, "SELECT version FROM redis_tiered_schema") == len(MIGRATIONS)
+    assert _migrate(url) == 1  # and again changes nothing
 
 
 @pytest.mark.parametrize(
