@@ -14,16 +14,39 @@ from redis_tiered.llm_cache.control import cache_control
 if TYPE_CHECKING:
     from redis_tiered.llm_cache.cache import LLMCache
     from redis_tiered.llm_cache.stats import Stats
+    from redis_tiered.sessions.conversation import Window
+    from redis_tiered.sessions.message import Message, Stored, ToolCall
+    from redis_tiered.sessions.record import SessionInfo
+    from redis_tiered.sessions.session import Session
     from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["LLMCache", "Stats", "Tiers", "__version__", "cache_control", "errors"]
+__all__ = [
+    "LLMCache",
+    "Message",
+    "Session",
+    "SessionInfo",
+    "Stats",
+    "Stored",
+    "Tiers",
+    "ToolCall",
+    "Window",
+    "__version__",
+    "cache_control",
+    "errors",
+]
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "LLMCache": "redis_tiered.llm_cache.cache",
+    "Message": "redis_tiered.sessions.message",
+    "Session": "redis_tiered.sessions.session",
+    "SessionInfo": "redis_tiered.sessions.record",
     "Stats": "redis_tiered.llm_cache.stats",
+    "Stored": "redis_tiered.sessions.message",
     "Tiers": "redis_tiered.tiers.tiers",
+    "ToolCall": "redis_tiered.sessions.message",
+    "Window": "redis_tiered.sessions.conversation",
 }
 
 

@@ -1,0 +1,1 @@
+"""Conversations: a log that loses nothing, and a window of its newest messages."""
