@@ -12,12 +12,9 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Measured, arounds, rounds
+from benchmarks.measure import Measured, arounds, describe, rounds, show
 from langchain_redis_tiered import RedisTieredCache, Tiers
 from tests.servers import RedisServer
 
@@ -222,23 +219,6 @@ def imports() -> dict[str, float]:
     }
 
 
-def show(
-    title: str, measured: dict[str, Measured], limits: dict[str, str], console: Console
-) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in ("", "microseconds", "ratio", "quartiles", "wanted"):
-        table.add_column(column, justify="left" if column in ("", "wanted") else "right")
-    for name, one in measured.items():
-        table.add_row(
-            name,
-            f"{one.microseconds:.1f}",
-            f"{one.ratio:.2f}",
-            f"{one.low:.2f} - {one.high:.2f}",
-            limits.get(name, ""),
-        )
-    console.print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -251,12 +231,7 @@ def main() -> None:
         RedisServer(directory=Path(name) / "redis") as server,
     ):
         directory = Path(name)
-        info = redis.Redis.from_url(server.url).info("server")
-        version = info.get("valkey_version") or info["redis_version"]
-        console.print(
-            f"Python {platform.python_version()}, redis-py {redis.__version__}, server {version}, "
-            f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
-        )
+        console.print(describe(server.url))
         show(
             "One caller (ratio to a raw GET)",
             blocking(server, directory),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Measured", "arounds", "rounds"]
+import redis
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["Measured", "arounds", "describe", "rounds", "show"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +85,31 @@ def _summary(times: Mapping[str, list[float]], baseline: str) -> dict[str, Measu
             ratios[-len(ratios) // 4],
         )
     return summary
+
+
+def describe(url: str) -> str:
+    """What the numbers were measured with."""
+    with contextlib.closing(redis.Redis.from_url(url)) as client:
+        info = client.info("server")
+    version = info.get("valkey_version") or info["redis_version"]
+    return (
+        f"Python {platform.python_version()}, redis-py {redis.__version__}, server {version}, "
+        f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
+    )
+
+
+def show(
+    title: str, measured: dict[str, Measured], limits: dict[str, str], console: Console
+) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("", "microseconds", "ratio", "quartiles", "wanted"):
+        table.add_column(column, justify="left" if column in ("", "wanted") else "right")
+    for name, one in measured.items():
+        table.add_row(
+            name,
+            f"{one.microseconds:.1f}",
+            f"{one.ratio:.2f}",
+            f"{one.low:.2f} - {one.high:.2f}",
+            limits.get(name, ""),
+        )
+    console.print(table)

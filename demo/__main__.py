@@ -25,7 +25,8 @@ from demo.plan import FULL, QUICK, REAL_API, Size, plan
 from demo.questions import COMPANIES, answer
 from demo.results import Results
 from demo.screen import Screen
-from demo.tally import Tally, shown
+from demo.tally import DOWN, Tally, shown
+from demo.transcript import SHOWN
 from redis_tiered import Tiers
 
 # An example, in dollars per million tokens, input and output; yours may differ.
@@ -67,7 +68,10 @@ def run(size: Size, real: bool, screen: Screen) -> int:
             users=size.users,
         )
         _introduce(size, setup, screen)
-        setups = [setup] * (size.workers - 1) + [replace(setup, native_async=True)]
+        setups = [
+            replace(setup, name=f"worker-{i}", native_async=i == size.workers)
+            for i in range(1, size.workers + 1)
+        ]
         crowd = stack.enter_context(Crowd(setups))
         crowd.wait_until_ready()
         screen.say(f"All of it started in {shown(time.monotonic() - began)}.")
@@ -96,6 +100,7 @@ def run(size: Size, real: bool, screen: Screen) -> int:
             "3  Redis is killed while everybody goes on asking",
             "Every answer was in SQLite before it was in Redis: old answers are still found, new ones "
             "are kept.",
+            "So was every turn of a conversation: all of them go on.",
         )
         stop = threading.Event()
         stack.callback(stop.set)  # an interrupted demo does not sit out the outage
@@ -128,8 +133,8 @@ def run(size: Size, real: bool, screen: Screen) -> int:
 
         screen.title(
             "5  Is everything still there?",
-            "Redis is emptied. A fresh process asks once more for each answer that was ever paid "
-            "for.",
+            "Redis is emptied. A fresh process asks once more for each answer that was ever paid for,",
+            "and reads every conversation from its first message.",
         )
         calls = sum(server.calls for server in servers.values()) if servers else None
         with Crowd([setup]) as fresh:
@@ -138,7 +143,8 @@ def run(size: Size, real: bool, screen: Screen) -> int:
             redis.empty()
             bought = list(tally.bought())
             again = list(screen.follow(fresh.serve(bought, 0.0), len(bought)))
-    results = Results(tally, again, counted, PRICES.get(setup.model), calls)
+            recalled = fresh.recall()
+    results = Results(tally, again, recalled, counted, PRICES.get(setup.model), calls)
     good = results.show(screen)
     screen.say(f"\n{shown(time.monotonic() - began)} from start to end; nothing is left running.")
     _what_next(screen)
@@ -174,6 +180,11 @@ def _introduce(size: Size, setup: Setup, screen: Screen) -> None:
         f"{sum(size.requests):,} requests about {size.questions} questions, by customers of "
         f"{' and '.join(company.name for company in COMPANIES.values())}: two tenants."
     )
+    screen.say(
+        "Each user keeps a conversation with each of them: before a question its window is read, the "
+        "newest\n"
+        f"{SHOWN} messages; question and answer are added to it."
+    )
     threads = size.workers - 1
     screen.say(
         f"Starting Redis, and {size.workers} worker processes with {size.users} users each "
@@ -186,7 +197,7 @@ def _kill_and_hold(
 ) -> None:
     """Workers restart a dead embedded server at once, so for an outage its program must go too."""
     redis.take_away()
-    tally.begin("Redis down")
+    tally.begin(DOWN)
     pid = redis.kill()
     screen.say(
         f"  kill -9 {pid} (Redis). Its program is moved away for {seconds:g} s, so that no worker "
@@ -202,7 +213,7 @@ def _kill_and_hold(
 
 
 def _kill(redis: EmbeddedRedis, tally: Tally, screen: Screen) -> None:
-    tally.begin("Redis down")
+    tally.begin(DOWN)
     pid = redis.kill()
     back = redis.wait_until_back(pid)
     tally.begin("Redis back")
@@ -212,11 +223,13 @@ def _kill(redis: EmbeddedRedis, tally: Tally, screen: Screen) -> None:
 
 
 def _through_the_outage(tally: Tally) -> str:
-    down = tally.by_phase()["Redis down"]
+    down = tally.by_phase()[DOWN]
     tiers = Counter(each.tier for each in down if not each.error)
+    added, seen = tally.while_down(tally.added), tally.while_down(tally.seen)
     return (
         f"  {len(down)} requests without Redis: {tiers['durable']} answered from SQLite, "
-        f"{tiers['model']} by the model and kept, {len(down) - tiers.total()} errors."
+        f"{tiers['model']} by the model and kept, {len(down) - tiers.total()} errors.\n"
+        f"  Meanwhile {len(added)} turns were added to conversations, and {len(seen)} windows read."
     )
 
 
@@ -225,9 +238,12 @@ def _what_next(screen: Screen) -> None:
     screen.say(
         "[bold]In your own application[/bold]   pip install 'redis-tiered\\[langchain,embedded]'"
     )
-    screen.say("  from langchain_redis_tiered import RedisTieredCache")
     screen.say(
-        "  model = ChatOpenAI(model=..., cache=RedisTieredCache())      # README.md has the rest"
+        "  from langchain_redis_tiered import RedisTieredCache, RedisTieredChatMessageHistory"
+    )
+    screen.say("  model = ChatOpenAI(model=..., cache=RedisTieredCache())")
+    screen.say(
+        "  history = RedisTieredChatMessageHistory('user-7', turns=20)   # README.md has the rest"
     )
 
 

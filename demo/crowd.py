@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
-from demo.messages import Answered, Batch, Ended, Setup
+from demo.messages import Answered, Batch, Ended, Recall, Recalled, Setup
 from demo.plan import Ask
 
 __all__ = ["Crowd"]
@@ -76,6 +76,13 @@ class Crowd:
                 assert isinstance(ready, Connection)
                 yield self._receive(ready)
                 missing -= 1
+
+    def recall(self) -> Recalled:
+        """Have the first worker read every conversation that there is."""
+        self._links[0].send(Recall())
+        recalled = self._receive(self._links[0])
+        assert isinstance(recalled, Recalled)
+        return recalled
 
     def end(self) -> list[Ended]:
         """Ask all workers to end; gives what each of them counted."""

@@ -9,7 +9,18 @@ from typing import NamedTuple
 from demo.plan import Ask
 from redis_tiered import Tiers
 
-__all__ = ["Answered", "Batch", "Ended", "Setup"]
+__all__ = [
+    "Added",
+    "Answered",
+    "Batch",
+    "Ended",
+    "Mark",
+    "Recall",
+    "Recalled",
+    "Seen",
+    "Setup",
+    "Talk",
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Setup:
         prices: dollars per million tokens, input and output.
         users: how many ask at the same time.
         native_async: asyncio tasks that `ainvoke`, instead of threads that `invoke`.
+        name: begins the names of its users' conversations; empty: they hold none.
     """
 
     tiers: Tiers
@@ -31,6 +43,7 @@ class Setup:
     prices: Mapping[str, tuple[float, float]]
     users: int
     native_async: bool = False
+    name: str = ""
 
 
 class Batch(NamedTuple):
@@ -38,6 +51,73 @@ class Batch(NamedTuple):
 
     asks: Sequence[Ask]
     pause: float
+
+
+class Recall(NamedTuple):
+    """Read every conversation that there is; not for a worker with `native_async`."""
+
+
+class Mark(NamedTuple):
+    """A message of a conversation: its id, "human" or "ai", and a digest of its text."""
+
+    id: str
+    kind: str
+    digest: str
+
+
+class Seen(NamedTuple):
+    """What became of one reading of a conversation's window.
+
+    Attributes:
+        began: `time.monotonic()`.
+        seconds: it took.
+        fault: "stale" or "torn", see `Transcript.fault_of_window`; or "".
+        error: what was raised, or "".
+    """
+
+    began: float
+    seconds: float
+    fault: str
+    error: str
+
+
+class Added(NamedTuple):
+    """What became of one turn's addition to a conversation.
+
+    Attributes:
+        talk: the conversation.
+        marks: of the turn's messages; acknowledged if there was no error.
+        began: `time.monotonic()`.
+        seconds: it took.
+        error: what was raised, or "".
+    """
+
+    talk: Talk
+    marks: tuple[Mark, ...]
+    began: float
+    seconds: float
+    error: str
+
+
+class Talk(NamedTuple):
+    """Names a conversation: a tenant, and the id of a session of it."""
+
+    tenant: str
+    session: str
+
+
+class Recalled(NamedTuple):
+    """What a process found that knew nothing of the conversations.
+
+    Attributes:
+        logs: of each, from the first message on.
+        windows: of each.
+        error: what was raised, or "".
+    """
+
+    logs: Mapping[Talk, Sequence[Mark]]
+    windows: Mapping[Talk, Sequence[Mark]]
+    error: str = ""
 
 
 class Answered(NamedTuple):
@@ -53,6 +133,8 @@ class Answered(NamedTuple):
         foreign: the answer names another tenant's company.
         tokens: input and output tokens of the model call, if there was one.
         error: what was raised, or "".
+        seen: the user's conversation, before the request.
+        added: the question and its answer, to the conversation; None: there was no answer.
     """
 
     ask: Ask
@@ -64,6 +146,8 @@ class Answered(NamedTuple):
     foreign: bool
     tokens: tuple[int, int]
     error: str
+    seen: Seen | None = None
+    added: Added | None = None
 
 
 class Ended(NamedTuple):

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demo.messages import Answered, Ended
+from demo.messages import Added, Answered, Ended, Recalled, Seen
 from demo.screen import Screen
 from demo.tally import TIERS, Tally
+from demo.transcript import Faults, Transcript
+from redis_tiered.sessions.trust import LEASE
 
 __all__ = ["Results"]
 
@@ -20,6 +22,7 @@ class Results:
     Attributes:
         tally: what the workers saw.
         again: what the fresh process was answered, after the outage and with Redis emptied.
+        recalled: the conversations that it found.
         counted: what the caches of the workers counted themselves.
         price: dollars per million tokens, input and output; None: not known for this model.
         calls: requests that the local model servers received; None: the real API.
@@ -27,6 +30,7 @@ class Results:
 
     tally: Tally
     again: Sequence[Answered]
+    recalled: Recalled
     counted: Sequence[Ended]
     price: tuple[float, float] | None
     calls: int | None
@@ -39,11 +43,34 @@ class Results:
         screen.say(
             "Measured in the workers, between pauses, all at once (`make bench` measures one alone).\n"
         )
+        screen.conversations(self._steps())
+        if any(added.seconds >= LEASE for added in self.tally.while_down(self.tally.added)):
+            screen.say(
+                "The first turns added after Redis has died wait 0.3 s: then nobody can believe an old "
+                "window.\n"
+            )
         screen.savings(self._savings())
-        verdicts = [self._errors(), self._lost(), self._crossed(), self._wrong(), self._agreed()]
+        verdicts = [
+            self._errors(),
+            self._lost(),
+            self._crossed(),
+            self._wrong(),
+            self._agreed(),
+            self._lost_messages(),
+            self._stale(),
+        ]
         for good, text in verdicts:
             screen.verdict(good, text)
         return all(good for good, _ in verdicts)
+
+    def _steps(self) -> dict[str, list[Added] | list[Seen]]:
+        added, seen, of = self.tally.added, self.tally.seen, self.tally.while_down
+        return {
+            "a turn added, with Redis": of(added, down=False),
+            "a turn added, without": of(added),
+            "a window read, with Redis": of(seen, down=False),
+            "a window read, without": of(seen),
+        }
 
     def _savings(self) -> list[tuple[str, str, str]]:
         paid_in = sum(each.tokens[0] for each in self.tally.answers)
@@ -64,7 +91,10 @@ class Results:
 
     def _errors(self) -> tuple[bool, str]:
         errors = self.tally.errors
-        text = f"errors {len(errors)} in {len(self.tally.answers):,} requests"
+        text = (
+            f"errors {len(errors)} in {len(self.tally.answers):,} requests, "
+            f"{len(self.tally.added):,} turns added and {len(self.tally.seen):,} windows read"
+        )
         return not errors, f"{text}; the first: {errors[0]}" if errors else text
 
     def _lost(self) -> tuple[bool, str]:
@@ -114,3 +144,37 @@ class Results:
         return False, (
             f"{text}; the caches counted {dict(counted)} and {misses}, the model {self.calls}"
         )
+
+    def _lost_messages(self) -> tuple[bool, str]:
+        """Each acknowledged message is in the log of its conversation, once and in order."""
+        told = self.tally.transcripts()
+        kept = self.recalled.logs
+        found = [
+            told.get(talk, Transcript()).faults(kept.get(talk, ())) for talk in {**told, **kept}
+        ]
+        faults = Faults(*map(sum, zip(*found, strict=True))) if found else Faults()
+        count = sum(len(each.acknowledged) for each in told.values())
+        text = f"lost messages {faults.lost}"
+        if not any(faults) and not self.recalled.error:
+            return True, (
+                f"{text}: {count:,} were added to {len(told)} conversations, each is there once "
+                "and in its place"
+            )
+        text += (
+            f" of {count:,} in {len(told)} conversations; doubled {faults.doubled}, moved "
+            f"{faults.moved}, strange {faults.strange}"
+        )
+        error = self.recalled.error
+        return False, f"{text}; {error}" if error else text
+
+    def _stale(self) -> tuple[bool, str]:
+        """Of windows that were read: by users before each question, and by the fresh process."""
+        told = self.tally.transcripts()
+        kept = self.recalled.windows
+        faults = Counter(each.fault for each in self.tally.seen if not each.error)
+        faults.update(told[talk].fault_of_window(kept.get(talk, ())) for talk in told)
+        good = faults.total() == faults[""]
+        text = f"stale windows {faults['stale']} in {faults.total():,} read"
+        if good:
+            return True, f"{text}; each ended with the whole turn that its user had added last"
+        return False, f"{text}; {faults['torn']} others are not the newest whole turns"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from demo.messages import Answered
+from demo.messages import Added, Answered, Seen
 from demo.tally import TIERS, p95, shown
 
 __all__ = ["Screen"]
@@ -119,6 +119,15 @@ class Screen:
                 chains = [each.chain for each in answers]
                 times = [f(values) for values in (lookups, chains) for f in (median, p95)]
                 table.add_row(_NAMES[tier], f"{len(answers):,}", *map(shown, times))
+        self._show(table)
+
+    def conversations(self, steps: Mapping[str, Sequence[Added] | Sequence[Seen]]) -> None:
+        """Turns added and windows read, with Redis and without."""
+        table = _table("Conversations", "", "times", "median", "p95", "longest")
+        for name, each in steps.items():
+            times = [step.seconds for step in each]
+            cells = [shown(f(times)) if times else "-" for f in (median, p95, max)]
+            table.add_row(name, f"{len(times):,}", *cells)
         self._show(table)
 
     def savings(self, rows: Sequence[tuple[str, str, str]]) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from demo.messages import Answered
+from demo.messages import Added, Answered, Seen, Talk
 from demo.plan import Ask, shares_rules
 from demo.questions import COMPANIES
+from demo.transcript import Transcript
 
-__all__ = ["TIERS", "Tally", "p95", "shown"]
+__all__ = ["DOWN", "TIERS", "Tally", "p95", "shown"]
+
+DOWN = "Redis down"
 
 # In the order in which a lookup meets them; "model" is a miss.
 TIERS = ("memory", "redis", "durable", "flight", "model")
+
+Step = TypeVar("Step", Added, Seen)
 
 
 @dataclass
@@ -32,15 +38,40 @@ class Tally:
     def by_phase(self) -> dict[str, list[Answered]]:
         phases: dict[str, list[Answered]] = {phase: [] for _, phase in self._moments}
         for answer in self.answers:
-            phases[[name for at, name in self._moments if at <= answer.began][-1]].append(answer)
+            phases[self._phase(answer.began)].append(answer)
         return phases
+
+    def _phase(self, moment: float) -> str:
+        return [name for at, name in self._moments if at <= moment][-1]
 
     def of(self, *tiers: str) -> list[Answered]:
         return [each for each in self.answers if each.tier in tiers and not each.error]
 
     @property
     def errors(self) -> list[str]:
-        return [each.error for each in self.answers if each.error]
+        parts: tuple[Sequence[Answered | Added | Seen], ...] = self.answers, self.added, self.seen
+        return [each.error for part in parts for each in part if each.error]
+
+    @property
+    def added(self) -> list[Added]:
+        return [each.added for each in self.answers if each.added]
+
+    @property
+    def seen(self) -> list[Seen]:
+        return [each.seen for each in self.answers if each.seen]
+
+    def while_down(self, steps: Iterable[Step], *, down: bool = True) -> list[Step]:
+        """Those that began, and went well, while Redis was down; or while it was not."""
+        return [
+            each for each in steps if not each.error and (self._phase(each.began) == DOWN) == down
+        ]
+
+    def transcripts(self) -> dict[Talk, Transcript]:
+        """What each conversation must hold. A user's turns come in the order they were added."""
+        transcripts: dict[Talk, Transcript] = defaultdict(Transcript)
+        for added in self.added:
+            transcripts[added.talk].note(added)
+        return dict(transcripts)
 
     @property
     def hits(self) -> list[Answered]:

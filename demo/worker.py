@@ -13,9 +13,11 @@ from hashlib import blake2b
 from multiprocessing.connection import Connection
 
 from demo.chain import NotedCache, Notes, make_chain, take_notes
-from demo.messages import Answered, Ended, Setup
+from demo.conversation import Conversation, recall
+from demo.messages import Added, Answered, Ended, Recall, Seen, Setup, Talk
 from demo.plan import Ask, rules
 from demo.questions import COMPANIES, QUESTIONS
+from redis_tiered.sessions.tokens import load_encoding
 
 __all__ = ["run"]
 
@@ -27,6 +29,8 @@ def run(setup: Setup, parent: Connection) -> None:
         with setup.tiers:
             office = _Office(setup, parent)
             setup.tiers.setup()
+            if setup.name:
+                load_encoding()  # for token counts; else the first to add a turn waits for it
             parent.send(None)  # ready
             if setup.native_async:
                 asyncio.run(office.aserve())
@@ -50,53 +54,75 @@ class _Office:
             tenant: make_chain(setup.model, cache, setup.ports.get(tenant))
             for tenant, cache in self._caches.items()
         }
+        # A user's conversations have the same name with all companies.
+        self._conversations = {
+            (user, tenant): Conversation(Talk(tenant, f"{setup.name}-user-{user + 1}"), setup.tiers)
+            for user in range(setup.users)
+            for tenant in COMPANIES
+            if setup.name
+        }
 
     def serve(self) -> None:
         while (batch := self._parent.recv()) is not None:
+            if isinstance(batch, Recall):
+                self._parent.send(recall(self._setup.tiers))
+                continue
             asks: queue.SimpleQueue[Ask] = queue.SimpleQueue()
             for ask in batch.asks:
                 asks.put(ask)
             users = [
-                threading.Thread(target=self._user, args=(asks, batch.pause), daemon=True)
-                for _ in range(self._setup.users)
+                threading.Thread(target=self._user, args=(user, asks, batch.pause), daemon=True)
+                for user in range(self._setup.users)
             ]
-            for user in users:
-                user.start()
-            for user in users:
-                user.join()
+            for thread in users:
+                thread.start()
+            for thread in users:
+                thread.join()
 
-    def _user(self, asks: queue.SimpleQueue[Ask], pause: float) -> None:
+    def _user(self, user: int, asks: queue.SimpleQueue[Ask], pause: float) -> None:
         while True:
             time.sleep(_thinking(pause))
             try:
                 ask = asks.get_nowait()
             except queue.Empty:
                 return
+            conversation = self._conversations.get((user, ask.tenant))
+            seen = conversation.look() if conversation else None
             notes, began, text, error = take_notes(), time.monotonic(), "", ""
             try:
                 text = self._chains[ask.tenant].invoke(self._input(ask))
             except Exception as failure:  # what a user would have seen: counted
                 error = repr(failure)
-            self._tell(ask, notes, began, text, error)
+            answered = self._answered(ask, notes, began, text, error)
+            added = None
+            if conversation and not error:
+                added = conversation.add(QUESTIONS[ask.question], text)
+            self._tell(answered, seen, added)
 
     async def aserve(self) -> None:
         while (batch := await asyncio.to_thread(self._parent.recv)) is not None:
             asks = list(reversed(batch.asks))
-            users = (self._auser(asks, batch.pause) for _ in range(self._setup.users))
+            users = (self._auser(user, asks, batch.pause) for user in range(self._setup.users))
             await asyncio.gather(*users)
 
-    async def _auser(self, asks: list[Ask], pause: float) -> None:
+    async def _auser(self, user: int, asks: list[Ask], pause: float) -> None:
         while True:
             await asyncio.sleep(_thinking(pause))
             if not asks:
                 return
             ask = asks.pop()
+            conversation = self._conversations.get((user, ask.tenant))
+            seen = await conversation.alook() if conversation else None
             notes, began, text, error = take_notes(), time.monotonic(), "", ""
             try:
                 text = await self._chains[ask.tenant].ainvoke(self._input(ask))
             except Exception as failure:
                 error = repr(failure)
-            self._tell(ask, notes, began, text, error)
+            answered = self._answered(ask, notes, began, text, error)
+            added = None
+            if conversation and not error:
+                added = await conversation.aadd(QUESTIONS[ask.question], text)
+            self._tell(answered, seen, added)
 
     def _input(self, ask: Ask) -> dict[str, str]:
         named = not self._setup.ports  # only its rules tell the real API the company
@@ -105,9 +131,9 @@ class _Office:
             "question": QUESTIONS[ask.question],
         }
 
-    def _tell(self, ask: Ask, notes: Notes, began: float, text: str, error: str) -> None:
+    def _answered(self, ask: Ask, notes: Notes, began: float, text: str, error: str) -> Answered:
         others = (company.name for name, company in COMPANIES.items() if name != ask.tenant)
-        answered = Answered(
+        return Answered(
             ask=ask,
             began=began,
             tier=notes.tier,
@@ -118,8 +144,10 @@ class _Office:
             tokens=notes.tokens,
             error=error,
         )
+
+    def _tell(self, answered: Answered, seen: Seen | None, added: Added | None) -> None:
         with self._sending:
-            self._parent.send(answered)
+            self._parent.send(answered._replace(seen=seen, added=added))
 
     def counted(self) -> Ended:
         stats = [cache.stats() for cache in self._caches.values()]

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.messages import Answered, Ended
+from demo.messages import Added, Answered, Ended, Mark, Recalled, Seen, Talk
 from demo.plan import Ask, plan, rules, shares_rules
 from demo.questions import COMPANIES, QUESTIONS, answer
 from demo.results import Results
 from demo.screen import Screen
-from demo.tally import Tally
+from demo.tally import DOWN, Tally
+from demo.transcript import SHOWN, Faults, Transcript
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,14 +82,130 @@ def test_a_tally_tells_a_wrong_answer_from_another_tenants() -> None:
     assert (tally.wrong(tally.hits), tally.crossed(tally.hits)) == (2, 2)
 
 
+def turn(number: int) -> tuple[Mark, Mark]:
+    return Mark(f"u/{number}/asked", "human", "q"), Mark(f"u/{number}/told", "ai", "a")
+
+
+TALK = Talk("acme", "u")
+MANY = tuple(mark for number in range(8) for mark in turn(number))
+
+
+def added(number: int, *, talk: Talk = TALK, began: float | None = None, error: str = "") -> Added:
+    moment = time.monotonic() + 1 if began is None else began
+    return Added(talk, turn(number), moment, 0.0, error)
+
+
+@pytest.mark.parametrize(
+    ("log", "faults"),
+    [
+        (MANY, Faults()),
+        (MANY[:-2], Faults(lost=2)),
+        (MANY[:3] + MANY[4:], Faults(lost=1)),
+        ((), Faults(lost=16)),
+        (MANY + MANY[:1], Faults(doubled=1)),
+        (MANY[:4] + MANY[2:], Faults(doubled=2)),
+        (MANY[:2] + MANY[3:1:-1] + MANY[4:], Faults(moved=2)),
+        (MANY[2:] + MANY[:2], Faults(moved=16)),
+        (MANY + turn(9), Faults(strange=2)),
+        ((*MANY[:-1], MANY[-1]._replace(digest="other")), Faults(lost=1, strange=1)),
+        ((*MANY[:-1], MANY[-1]._replace(kind="human")), Faults(lost=1, strange=1)),
+    ],
+)
+def test_a_log_must_hold_each_acknowledged_message_once_and_in_order(
+    log: tuple[Mark, ...], faults: Faults
+) -> None:
+    assert Transcript(list(MANY)).faults(log) == faults
+
+
+def test_an_addition_that_failed_may_be_in_the_log_or_not() -> None:
+    transcript = Transcript()
+    transcript.note(added(0))
+    transcript.note(added(1, error="TierUnavailable()"))
+    transcript.note(added(2))
+    without, whole = (*turn(0), *turn(2)), (*turn(0), *turn(1), *turn(2))
+    for log in (without, whole):
+        assert transcript.faults(log) == Faults()
+        assert transcript.fault_of_window(log) == ""
+    assert transcript.faults((*whole, *turn(1))) == Faults(doubled=2)
+    assert transcript.fault_of_window(whole[:-2]) == "stale"
+
+
+@pytest.mark.parametrize(
+    ("window", "fault"),
+    [
+        (MANY[-SHOWN:], ""),
+        (MANY[-SHOWN - 2 : -2], "stale"),
+        (MANY[-SHOWN:-1], "stale"),
+        ((), "stale"),
+        (MANY[:SHOWN], "stale"),
+        (MANY[-SHOWN:] + turn(9), "stale"),
+        (MANY[-SHOWN + 1 :], "torn"),
+        (MANY[-SHOWN + 2 :], "torn"),
+        (MANY[-SHOWN - 2 :], "torn"),
+        (MANY[-SHOWN - 2 : -SHOWN] + MANY[-SHOWN + 2 :], "torn"),
+        (turn(9) + MANY[-SHOWN + 2 :], "torn"),
+    ],
+)
+def test_a_window_must_be_the_newest_whole_turns(window: tuple[Mark, ...], fault: str) -> None:
+    assert Transcript(list(MANY)).fault_of_window(window) == fault
+
+
+def test_a_short_conversation_is_in_its_window_as_a_whole() -> None:
+    assert Transcript().fault_of_window(()) == ""
+    assert Transcript().fault_of_window(turn(0)) == "stale"
+    short = Transcript(list(MANY[:4]))
+    assert short.fault_of_window(MANY[:4]) == ""
+    assert short.fault_of_window(MANY[2:4]) == "torn"
+
+
+def test_a_tally_knows_what_was_added_while_redis_was_down() -> None:
+    tally = Tally()
+    tally.begin("before")
+    before = time.monotonic()
+    tally.begin(DOWN)
+    down = time.monotonic()
+    tally.begin("after")
+    turns = [added(0, began=before), added(1, began=down), added(2, began=down, error="Oh()")]
+    base = answered("acme", "model", "a")
+    tally.answers += [base._replace(began=down, added=each) for each in turns]
+    assert tally.while_down(tally.added) == turns[1:2]
+    assert tally.while_down(tally.added, down=False) == turns[:1]
+    assert tally.errors == ["Oh()"]
+    assert tally.transcripts() == {
+        TALK: Transcript([*turn(0), *turn(1)], set(turn(2))),
+    }
+
+
 def test_the_verdict_is_bad_if_anything_is() -> None:
-    def verdict(*more: Answered, again: str = "a", hits: int = 1, calls: int = 1) -> bool:
+    other = Talk("globex", "u")
+
+    def verdict(
+        *more: Answered,
+        again: str = "a",
+        hits: int = 1,
+        calls: int = 1,
+        seen: Seen | None = None,
+        lost: bool = False,
+        log: tuple[Mark, ...] = MANY,
+        window: tuple[Mark, ...] = MANY[-SHOWN:],
+        others: tuple[Mark, ...] | None = None,
+        error: str = "",
+    ) -> bool:
         tally = Tally()
         tally.begin("all")
         tally.answers += [answered("acme", "model", "a"), answered("acme", "redis", "a"), *more]
+        for number in range(8):
+            hits += 1
+            tally.answers.append(
+                answered("acme", "redis", "a")._replace(added=added(number), seen=seen)
+            )
         fresh = [answered("acme", "durable", again)]
+        logs, windows = ({}, {}) if lost else ({TALK: log}, {TALK: window})
+        if others is not None:
+            logs[other] = others
         counted = [Ended({"redis": hits}, 1, (0, 0), 0.0)]
-        return Results(tally, fresh, counted, (1.0, 2.0), calls).show(Screen())
+        recalled = Recalled(logs, windows, error)
+        return Results(tally, fresh, recalled, counted, (1.0, 2.0), calls).show(Screen())
 
     assert verdict()
     assert not verdict(answered("acme", "redis", "", error="ValueError()"))
@@ -97,6 +214,20 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
     assert not verdict(again="lost")
     assert not verdict(hits=2)
     assert not verdict(calls=2)
+
+    assert verdict(seen=Seen(time.monotonic() + 1, 0.0, "", ""))
+    for fault, raised in (("stale", ""), ("torn", ""), ("", "OSError()")):
+        assert not verdict(seen=Seen(time.monotonic() + 1, 0.0, fault, raised))
+    failed = answered("acme", "redis", "a")._replace(added=added(8, error="OSError()"))
+    assert not verdict(failed, hits=2)
+    assert not verdict(lost=True)
+    assert not verdict(log=MANY[:-1])
+    assert not verdict(log=MANY + MANY[-1:])
+    assert not verdict(log=MANY[::-1])
+    assert not verdict(window=MANY[-SHOWN - 2 : -2])
+    assert not verdict(window=MANY[-SHOWN + 2 :])
+    assert not verdict(others=turn(0))  # in another tenant's conversation of the same name
+    assert not verdict(error="OSError()")
 
 
 @pytest.fixture
@@ -137,7 +268,14 @@ def test_a_short_run_is_all_well_and_leaves_nothing_behind(temporary: Path) -> N
     assert done.stderr == ""
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout)
     assert max(map(len, done.stdout.splitlines())) <= 100
-    for verdict in ("errors 0", "lost entries 0", "cross-tenant hits 0", "wrong answers 0"):
+    for verdict in (
+        "errors 0",
+        "lost entries 0",
+        "cross-tenant hits 0",
+        "wrong answers 0",
+        "lost messages 0: 680 were added to 24 conversations",
+        "stale windows 0 in 364 read",
+    ):
         assert f"OK    {verdict}" in done.stdout
     assert "Redis down" in done.stdout
     assert left_running(temporary) == []
