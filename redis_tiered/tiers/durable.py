@@ -23,7 +23,7 @@ from redis_tiered.flow import Sql
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 __all__ = ["AsyncDurable", "DurableURL", "SyncDurable"]
 
@@ -245,6 +245,7 @@ class SyncDurable:
         self._url = url
         self._timeout = timeout
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._engines: tuple[Engine, Engine] | None = None
         self._users: deque[None] = deque()  # one item per call; a count that needs no lock
         self._parents: list[object] = []
@@ -262,14 +263,27 @@ class SyncDurable:
                 raise ClosedError("durable", "closed", "this Tiers was closed")
             reader, writer = self._engines or self._open()
             if step.write:
-                with writer.begin() as connection:
-                    return step.work(connection)
+                return self._write(writer, step)
             with reader.connect() as connection:
                 return step.work(connection)
         except _database_errors() as error:
             raise _failure(error) from error
         finally:
             self._users.pop()
+
+    def _write(self, writer: Engine, step: Sql) -> Any:
+        if self._url.dialect != "sqlite":
+            with writer.begin() as connection:
+                return step.work(connection)
+        # SQLite lets one in at a time, and who waits for it looks again now and then: of many, some
+        # never find it free. Here they stand in a line.
+        if not self._writing.acquire(timeout=self._timeout):
+            raise TierUnavailable("durable", "locked")
+        try:
+            with writer.begin() as connection:
+                return step.work(connection)
+        finally:
+            self._writing.release()
 
     def close(self) -> None:
         """Close all connections, after a timeout also those in use."""
@@ -286,6 +300,7 @@ class SyncDurable:
         """After fork: forget connections that belong to the parent, without closing them."""
         engines, self._engines = self._engines, None
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._users = deque()
         if engines is not None:
             # Kept, or psycopg warns when they are collected that they were never closed.
@@ -334,6 +349,7 @@ class AsyncDurable:
         self._url = url
         self._timeout = timeout
         self._opening = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._engines: tuple[AsyncEngine, AsyncEngine] | None = None
         self._users = 0
         self._closed = False
@@ -346,14 +362,32 @@ class AsyncDurable:
                 raise ClosedError("durable", "closed", "this Tiers was closed")
             reader, writer = self._engines or await self._open()
             if step.write:
-                async with writer.begin() as connection:
-                    return await connection.run_sync(step.work)
-            async with reader.connect() as connection:
+                return await self._write(writer, step)
+            connection = await _taken(reader)
+            try:
                 return await connection.run_sync(step.work)
+            finally:
+                await asyncio.shield(asyncio.ensure_future(connection.close()))
         except _database_errors() as error:
             raise _failure(error) from error
         finally:
             self._users -= 1
+
+    async def _write(self, writer: AsyncEngine, step: Sql) -> Any:
+        """As `SyncDurable._write`."""
+        if self._url.dialect != "sqlite":
+            async with writer.begin() as connection:
+                return await connection.run_sync(step.work)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._writing.acquire()
+        except TimeoutError:
+            raise TierUnavailable("durable", "locked") from None
+        try:
+            async with writer.begin() as connection:
+                return await connection.run_sync(step.work)
+        finally:
+            self._writing.release()
 
     async def close(self) -> None:
         """As `SyncDurable.close`."""
@@ -399,6 +433,26 @@ class AsyncDurable:
             return self._engines
         finally:
             self._opening.release()
+
+
+async def _taken(engine: AsyncEngine) -> AsyncConnection:
+    """A connection of the pool. Whoever is cancelled while it is prepared gives it back."""
+    taking = asyncio.ensure_future(engine.connect().start())
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        taking.add_done_callback(_give_back)
+        raise
+
+
+def _give_back(taking: asyncio.Future[AsyncConnection]) -> None:
+    if not taking.cancelled() and taking.exception() is None:
+        closing = asyncio.ensure_future(taking.result().close())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Future[None]] = set()  # held, or the loop forgets them
 
 
 def _try_to_open(url: DurableURL) -> None:
