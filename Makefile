@@ -8,8 +8,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python -m demo
 
+# Three processes, also on two cores: a third of the time the tests wait for time to pass.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -19,6 +20,7 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.llm_cache
 	$(BIN)/python -m benchmarks.sessions
+	$(BIN)/python -m benchmarks.vectors
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "python3 >= 3.11 is needed, this is " + sys.version)'

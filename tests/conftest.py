@@ -5,6 +5,8 @@ Environment, for CI services:
     REDIS_TIERED_TEST_REDIS_URLS    further running servers for it: "redis-8=redis://host:6379/0,..."
                                     (the tests flush them)
     REDIS_TIERED_TEST_POSTGRES_URL  a running Postgres in place of the embedded one
+    REDIS_TIERED_TEST_SEARCH_URL    a running Redis with the search module (the tests use namespaces
+                                    of their own in it)
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -33,6 +36,10 @@ from tests.servers import (
     server_binaries,
 )
 
+# How long an example takes tells how loaded the machine is.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
 _BINARIES = server_binaries()
 _CLUSTER = "cluster"
 
@@ -44,6 +51,14 @@ def _redis_urls() -> dict[str, str]:
 
 
 _REDIS_URLS = _redis_urls()
+_REDISES = [*_BINARIES, *_REDIS_URLS, _CLUSTER]
+_DURABLES = ["sqlite", "postgres", "no-durable"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest goes first, so that no process of several is left with it at the end."""
+    longest = ("test_session_writers.py", "test_demo.py", "test_notebooks.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(scope="session")
@@ -144,10 +159,13 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'durable.db'}"
 
 
-@pytest.fixture(params=[*_BINARIES, *_REDIS_URLS, _CLUSTER])
+@pytest.fixture(params=_REDISES)
 def redis_url(request: pytest.FixtureRequest) -> str:
     """Every Redis there is, empty: each standalone server and the cluster."""
-    name: str = request.param
+    return _redis(request, request.param)
+
+
+def _redis(request: pytest.FixtureRequest, name: str) -> str:
     if name == _CLUSTER:
         cluster: RedisCluster3 = request.getfixturevalue("redis_cluster")
         return cluster.url
@@ -158,13 +176,38 @@ def redis_url(request: pytest.FixtureRequest) -> str:
     return standalone(name).url
 
 
-@pytest.fixture(params=[None, "sqlite", "postgres"], ids=["no-durable", "sqlite", "postgres"])
+@pytest.fixture(scope="session")
+def search_url() -> str:
+    """A Redis with the search module. It may be used by others too: nobody flushes it."""
+    url = os.environ.get("REDIS_TIERED_TEST_SEARCH_URL")
+    if not url:
+        pytest.skip("needs REDIS_TIERED_TEST_SEARCH_URL, a Redis with the search module")
+    return url
+
+
+@pytest.fixture(params=_DURABLES)
 def durable_url(request: pytest.FixtureRequest) -> str | None:
     """Every durable tier there is, empty, and none."""
-    if request.param is None:
-        return None
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+    return _durable(request, request.param)
+
+
+def _durable(request: pytest.FixtureRequest, name: str) -> str | None:
+    return None if name == "no-durable" else str(request.getfixturevalue(f"{name}_url"))
+
+
+# Each Redis and each durable tier once, not with one another: the core is tested on the product, and
+# what stands on the core never learns which of them it has.
+@pytest.fixture(
+    params=[
+        (_REDISES[i % len(_REDISES)], _DURABLES[i % len(_DURABLES)])
+        for i in range(max(len(_REDISES), len(_DURABLES)))
+    ],
+    ids="-".join,
+)
+def urls(request: pytest.FixtureRequest) -> tuple[str, str | None]:
+    """A Redis and a durable tier, empty, for what is built on the core."""
+    redis, durable = request.param
+    return _redis(request, redis), _durable(request, durable)
 
 
 def _flush(url: str) -> None:

@@ -438,8 +438,6 @@ def _script(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
             sys.executable,
             "-W",
             "error",
-            "-X",
-            "tracemalloc",
             "-c",
             textwrap.dedent(body),
             *arguments,

@@ -71,7 +71,7 @@ print("done")
 def test_many_cycles(server: RedisServer, sqlite_url: str, style: str, durable: bool) -> None:
     url = sqlite_url if durable else ""
     # A database is made ready anew in each: that takes its time, not more descriptors.
-    cycles = {("sync", False): "200", ("async", False): "60"}.get((style, durable), "15")
+    cycles = {("sync", False): "60", ("async", False): "30"}.get((style, durable), "8")
     assert run_script(_CYCLES, server.url, url, style, cycles) == "done\n"
     with contextlib.closing(server.client()) as client:
         wait_until(lambda: len(client.client_list()) == 1, 3, "the server to have no clients")
@@ -79,7 +79,7 @@ def test_many_cycles(server: RedisServer, sqlite_url: str, style: str, durable: 
 
 def test_cycles_with_postgres(server: RedisServer, postgres_url: str) -> None:
     for style in ("sync", "async"):
-        assert run_script(_CYCLES, server.url, postgres_url, style, "4") == "done\n"
+        assert run_script(_CYCLES, server.url, postgres_url, style, "2") == "done\n"
 
 
 _LOOPS = """

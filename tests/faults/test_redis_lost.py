@@ -222,7 +222,10 @@ def _call(client: Any, *words: str) -> None:
 
 @pytest.mark.parametrize("incident", INCIDENTS)
 def test_incident_in_mid_traffic(valkey: RedisServer, sqlite_url: str, incident: str) -> None:
-    with Tiers(valkey.url, sqlite_url) as tiers, contextlib.closing(valkey.client()) as client:
+    with (
+        Tiers(valkey.url, sqlite_url, redis_timeout=5) as tiers,
+        contextlib.closing(valkey.client()) as client,
+    ):
         tiers.setup()
         traffic = Traffic(tiers)
         with traffic.running():

@@ -246,7 +246,7 @@ def test_a_stale_window_is_not_read_after_any_of_many_pauses(
         SessionWorker(valkey.url, sqlite_url, "s", settings={"redis_timeout": 0.1}) as writer,
         Talk(valkey.url, sqlite_url) as reader,
     ):
-        for i in range(12):
+        for i in range(6):
             writer.do("append", f"{i}")
             reader.resumed()
             valkey.pause()
@@ -318,8 +318,9 @@ def test_only_one_process_is_cut_off_from_redis(
     valkey: RedisServer, proxy: FaultProxy, sqlite_url: str, durability: str, fault: str
 ) -> None:
     """What it appends is seen at once by those who still reach Redis."""
+    settings = {"redis_timeout": 0.2}
     with (
-        Talk(proxy.url, sqlite_url, durability=durability) as cut_off,
+        Talk(proxy.url, sqlite_url, durability=durability, settings=settings) as cut_off,
         Talk(valkey.url, sqlite_url, durability=durability) as other,
         SessionWorker(valkey.url, sqlite_url, "s", durability=durability) as third,
     ):
@@ -332,7 +333,7 @@ def test_only_one_process_is_cut_off_from_redis(
         else:
             proxy.blackhole()
         expected = ["0"]
-        for i in range(1, 16):
+        for i in range(1, 7):  # longer than its breaker ever waits
             author = f"{i} by who is cut off"
             wait_until(other.ids)
             cut_off.say(author)
@@ -465,7 +466,7 @@ def test_a_node_lost(redis_cluster: RedisCluster3, sqlite_url: str, style: str) 
         for id_, writer in writers.items():
             writer.say("0")
             assert readers[id_].resumed() == ["0"]
-        for node in range(2):
+        for node in range(2 if style == "sync" else 1):
             redis_cluster.kill(node)
             for _ in range(3):
                 go_on()
@@ -601,6 +602,7 @@ def test_a_drainer_that_dies_is_followed(
         SessionWorker(valkey.url, sqlite_url, "s", durability="behind") as drainer,
         Talk(valkey.url, sqlite_url, durability="behind") as survivor,
     ):
+        drainer.do("shorten_leases")
         if moment == "taken":
             drainer.do("die_when_sending", "XDEL")  # written, not yet acknowledged
         elif moment == "written":
@@ -773,6 +775,7 @@ def test_a_process_that_is_killed_leaves_it_to_the_next(
     valkey: RedisServer, client: redis.Redis, sqlite_url: str
 ) -> None:
     with SessionWorker(valkey.url, sqlite_url, "s", durability="behind") as worker:
+        worker.do("shorten_leases")
         worker.do("die_when_sending", "XREADGROUP")
         assert worker.do("append", "1", "2") == ["1", "2"]
         assert worker.wait() == -9
@@ -807,7 +810,7 @@ async def test_cancelled_at_any_moment(
         usual = (time.monotonic() - begin) / 10
         acknowledged = ["0"]
         cancelled = 0
-        for i in range(1, 151):
+        for i in range(1, 81):
             # Some readers are cancelled as well; in the middle of draining, maybe.
             reading = asyncio.create_task(session.awindow())
             task = asyncio.create_task(session.aappend([message(f"{i}")]))
@@ -826,7 +829,7 @@ async def test_cancelled_at_any_moment(
                 acknowledged.append(f"{i}, whole")
                 shown = [item.message.id for item in (await session.awindow()).messages]
                 assert [id_ for id_ in shown if id_ in acknowledged] == acknowledged
-        assert cancelled > 10
+        assert cancelled > 4
         if durability == "behind":
             for _ in range(400):  # nobody asks for it
                 if not _waiting(client):
@@ -976,7 +979,7 @@ def test_ten_threads_and_two_loops_share_a_session(
     valkey: RedisServer, sqlite_url: str, durability: Any
 ) -> None:
     failures: list[BaseException] = []
-    with Tiers(valkey.url, sqlite_url, durable_timeout=10) as tiers:
+    with Tiers(valkey.url, sqlite_url, redis_timeout=10, durable_timeout=10) as tiers:
         session = Session(tiers, "s", token_counter="approximate", durability=durability)
 
         def use(writer: int) -> None:
@@ -1083,7 +1086,7 @@ def settled(limit=None):
 for _ in range(3):
     use()
 threads, files = settled()
-for _ in range(12):
+for _ in range(5):
     use()
 settled(files)
 print("done")

@@ -47,7 +47,7 @@ class _Company:
         each: int,
         readers: int,
         durability: str,
-        pause: float = 0.02,
+        pause: float = 0.05,
     ) -> None:
         self.acknowledged = Acknowledged(path, writers)
         self.each = each
@@ -197,7 +197,7 @@ def test_writers_of_sqlite_while_redis_is_killed(
         redis.url,
         sqlite_url,
         writers=4,
-        each=250,
+        each=150,
         readers=2,
         durability="through",
     ) as company:
@@ -226,7 +226,7 @@ def test_writers_behind_while_they_and_postgres_are_killed(
         redis.url,
         postgres_url,
         writers=4,
-        each=250,
+        each=150,
         readers=2,
         durability="behind",
     ) as company:
@@ -251,7 +251,7 @@ def test_writers_behind_while_redis_is_killed(
         redis.url,
         sqlite_url,
         writers=4,
-        each=250,
+        each=150,
         readers=2,
         durability="behind",
     ) as company:
@@ -271,7 +271,7 @@ def test_writers_of_redis_alone_while_they_are_killed(
         valkey.url,
         sqlite_url if durable else None,
         writers=4,
-        each=250,
+        each=150,
         readers=2,
         durability="none",
     ) as company:

@@ -69,7 +69,7 @@ def recalled(payload: bytes) -> list[Generation]:
 
 @pytest.mark.parametrize("read", [decode, recalled])
 @given(original=st.lists(generations, max_size=3))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_what_comes_back_cannot_be_told_from_what_went_in(
     read: Callable[[bytes], list[Generation]], original: list[Generation]
 ) -> None:

@@ -77,8 +77,8 @@ def history(tiers: Tiers) -> History:
     return functools.partial(RedisTieredChatMessageHistory, "conversation", tiers)
 
 
-def test_messages_in_are_messages_out(redis_url: str, durable_url: str | None) -> None:
-    with Tiers(redis_url, durable_url) as tiers:
+def test_messages_in_are_messages_out(urls: tuple[str, str | None]) -> None:
+    with Tiers(*urls) as tiers:
         history = RedisTieredChatMessageHistory("s", tiers)
         assert history.messages == []
         history.add_messages(CONVERSATION[:3])
@@ -90,8 +90,8 @@ def test_messages_in_are_messages_out(redis_url: str, durable_url: str | None) -
         assert history.messages == history.log() == []
 
 
-async def test_asyncio(redis_url: str, durable_url: str | None) -> None:
-    async with Tiers(redis_url, durable_url) as tiers:
+async def test_asyncio(urls: tuple[str, str | None]) -> None:
+    async with Tiers(*urls) as tiers:
         history = RedisTieredChatMessageHistory("s", tiers)
         assert await history.aget_messages() == []
         await history.aadd_messages(CONVERSATION)

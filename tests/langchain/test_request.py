@@ -386,7 +386,7 @@ def add_field(messages: list[BaseMessage], rng: random.Random) -> bool:
     ],
 )
 @given(messages=conversations(), rng=st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_any_change_a_provider_sees_is_another_request(
     mutate: Callable[[list[BaseMessage], random.Random], bool],
     messages: list[BaseMessage],
@@ -518,7 +518,7 @@ requests = st.tuples(
 
 
 @given(requests, requests, st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_equal_fingerprints_mean_equal_payloads(one: Any, two: Any, same_messages: bool) -> None:
     if same_messages:
         two = (two[0], one[1], two[2])

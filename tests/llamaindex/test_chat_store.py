@@ -40,8 +40,8 @@ Call = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
-def store(redis_url: str, durable_url: str | None) -> Iterator[RedisTieredChatStore]:
-    with Tiers(redis_url, durable_url) as tiers:
+def store(urls: tuple[str, str | None]) -> Iterator[RedisTieredChatStore]:
+    with Tiers(*urls) as tiers:
         yield RedisTieredChatStore(tiers)
 
 

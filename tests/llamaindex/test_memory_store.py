@@ -32,8 +32,8 @@ SECRET = "xyzzy-plugh"
 
 
 @pytest.fixture
-async def store(redis_url: str, durable_url: str | None) -> Any:
-    async with Tiers(redis_url, durable_url) as tiers:
+async def store(urls: tuple[str, str | None]) -> Any:
+    async with Tiers(*urls) as tiers:
         yield RedisTieredMemoryStore(tiers)
 
 

@@ -25,6 +25,18 @@ _PLACES = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On the cluster each place in one kind: both run the same steps, on every other Redis twice."""
+
+    def wanted(item: pytest.Item) -> bool:
+        given = item.callspec.params if "bench" in getattr(item, "fixturenames", ()) else {}
+        if given.get("redis_url") != "cluster":
+            return True
+        return given["kind"] == ("sync", "async")[_PLACES.index(given["place"]) % 2]
+
+    items[:] = filter(wanted, items)
+
+
 @pytest.fixture(scope="module")
 def databases(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

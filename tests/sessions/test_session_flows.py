@@ -180,11 +180,16 @@ def test_a_fault_at_any_step_breaks_no_promise(
 ) -> None:
     operations = SCENARIOS[scenario].split("; ")
     thorough = scenario in ("append", "clear")
+    every_step = thorough and durability == "through"
     faults = 0
     with World(valkey.url, durability=durability) as world:
-        for kind in KINDS if thorough else FEW_KINDS:
+        for which, kind in enumerate(KINDS if thorough else FEW_KINDS):
             for number in range(len(operations)):
                 for at in range(60):
+                    # Else each step fails in every second way, its neighbours in the others: the
+                    # scenarios repeat their operations, and so meet every way.
+                    if not every_step and (which + number + at) % 2:
+                        continue
                     world.reset()
                     processes = [world.process(), world.process()]
                     happened = False
@@ -199,7 +204,7 @@ def test_a_fault_at_any_step_breaks_no_promise(
                     if not happened:
                         break
                     faults += 1
-    assert faults > 25
+    assert faults > 20
 
 
 # Two flows, in every order of their half steps.
@@ -225,9 +230,19 @@ def every_order(run: Callable[[Callable[[], int]], None]) -> int:
         path = [*taken[:-1], 1]
 
 
-def together(choose: Callable[[], int], *operations: Operation) -> None:
+def together(
+    choose: Callable[[], int], *operations: Operation, interruptions: int | None = None
+) -> None:
+    """Until all are done; the one whose turn it is, is interrupted at most so many times."""
+    turn: Operation | None = None
     while running := [one for one in operations if not one.done]:
-        running[choose() if len(running) > 1 else 0].advance()
+        if turn not in running:
+            turn = running[choose() if len(running) > 1 else 0]
+        elif len(running) > 1 and interruptions != 0:
+            before, turn = turn, running[choose()]
+            if interruptions is not None and turn is not before:
+                interruptions -= 1
+        turn.advance()
 
 
 PAIRS = [
@@ -240,6 +255,16 @@ PAIRS = [
     ("replace", "clear"),
     ("read", "read"),
 ]
+# Every order of these. Of the others, which do the same steps with other statements, the orders with
+# at most two interruptions: a step of the one between two of the other, and one more.
+IN_EVERY_ORDER = (
+    ("read", "append"),
+    ("read", "clear"),
+    ("append", "append"),
+    ("append", "clear"),
+    ("clear", "clear"),
+    ("take", "take"),
+)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +276,7 @@ PAIRS = [
     ],
 )
 def test_two_flows_in_any_order(valkey: RedisServer, first: str, second: str, filled: bool) -> None:
+    interruptions = None if (first, second) in IN_EVERY_ORDER else 2
     with World(valkey.url) as world:
 
         def run(choose: Callable[[], int]) -> None:
@@ -261,7 +287,8 @@ def test_two_flows_in_any_order(valkey: RedisServer, first: str, second: str, fi
             two.do("read")
             for key in [] if filled else world.window_keys():
                 world.evict(key)
-            together(choose, begin(one, first), begin(two, second))
+            both = begin(one, first), begin(two, second)
+            together(choose, *both, interruptions=interruptions)
             for process in (one, two, one):
                 process.do("read")
             world.settle()

@@ -21,7 +21,7 @@ from tests.servers import RedisServer
 from tests.sessions.simulation import KINDS, Fault, Operation, Process, World
 
 # For a long search: how many examples, of how many rules each.
-_EXAMPLES = int(os.environ.get("REDIS_TIERED_TEST_EXAMPLES", "60"))
+_EXAMPLES = int(os.environ.get("REDIS_TIERED_TEST_EXAMPLES", "40"))
 _STEPS = int(os.environ.get("REDIS_TIERED_TEST_STEPS", "60"))
 
 WHO = st.integers(0, 1)

@@ -32,7 +32,8 @@ from redis_tiered.tiers.embedded import EmbeddedServer
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs unix sockets and flock")
 
 USER = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored where the tests' own is
 from redis_tiered.tiers.embedded import EmbeddedServer
 server = EmbeddedServer(sys.argv[1])
 print(server.ensure(), flush=True)
@@ -309,7 +310,9 @@ def test_the_server_stays_when_one_of_two_users_is_killed(
     first.wait()
     assert server.ensure() == path  # a later arrival, too
     os.killpg(second.pid, signal.SIGINT)  # Ctrl-C in the terminal of one user
-    second.wait()
+    # The end of its input, as a signal that comes just before a read begins does not interrupt it.
+    second.communicate()
+    assert second.returncode == -signal.SIGINT
 
     assert server_pid(path) == pid
 

@@ -20,7 +20,7 @@ def test_jobs_run_in_order_of_their_time_on_one_thread_that_ends_when_idle() -> 
     def job(name: str) -> None:
         ran.append((name, threading.get_ident()))
 
-    keeper.submit(lambda: job("late"), after=0.06)
+    keeper.submit(lambda: job("late"), after=0.3)
     keeper.submit(lambda: job("early"), after=0.02)
     keeper.submit(lambda: job("now"))
     wait_until(lambda: len(ran) == 3)
