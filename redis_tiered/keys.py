@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from redis_tiered.errors import InvalidInput
 
-__all__ = ["Keyspace", "LLMKeys", "SessionKeys", "part"]
+__all__ = ["CollectionKeys", "Keyspace", "LLMKeys", "SessionKeys", "part"]
 
 _MAX_PART = 256
 # With a message's id, of at most 1024 bytes, what an index of PostgreSQL takes (2704).
@@ -75,6 +75,9 @@ class Keyspace:
     def session_of(self, encoded: str) -> SessionKeys:
         """Of a session whose id was encoded before."""
         return SessionKeys(self._namespace, self._tenant, encoded)
+
+    def collection(self, name: str) -> CollectionKeys:
+        return CollectionKeys(self._namespace, self._tenant, part("collection", name))
 
     @property
     def sessions(self) -> SessionKeys:
@@ -161,3 +164,53 @@ class SessionKeys:
         """Stream of accepted messages, stream of those set aside, lease of who drains."""
         base = b"%b:{q%b}" % (self._root, shard.encode())
         return base + b":queue", base + b":rejected", base + b":lease"
+
+
+class CollectionKeys:
+    """The keys of one collection of documents, none of them announced, all in one cluster slot.
+
+    What holds documents is of one generation: `root:generation:...`.
+
+    Attributes:
+        scope: the same scope as text, for SQL.
+        meta: hash of the generation that is read, its layout and up to where it is complete.
+        build: hash of a generation that is being built.
+        lease: of who builds it.
+        generations: set of those that have keys.
+        uses, used: hashes of how often, and when last, documents were found.
+    """
+
+    __slots__ = ("_root", "build", "generations", "lease", "meta", "scope", "used", "uses")
+
+    def __init__(self, namespace: str, tenant: str, collection: str) -> None:
+        self.scope = f"{namespace}:{tenant}:vector:{collection}"
+        self._root = f"{namespace}!:{tenant}:vector:{{{tenant}:{collection}}}".encode()
+        self.meta = self._root + b":meta"
+        self.build = self._root + b":build"
+        self.lease = self._root + b":lease"
+        self.generations = self._root + b":generations"
+        self.uses = self._root + b":uses"
+        self.used = self._root + b":used"
+
+    def log(self, generation: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """Sorted sets: ranges of changes that came early, ids of documents by version, ids of
+        removed ones by version, ids by when they expire."""
+        base = b"%b:%b" % (self._root, generation.encode())
+        return base + b":early", base + b":ids", base + b":gone", base + b":expiring"
+
+    def local(self, generation: str) -> tuple[bytes, bytes, bytes]:
+        """Hashes by id: vectors, metadata, contents."""
+        base = b"%b:%b" % (self._root, generation.encode())
+        return base + b":vectors", base + b":metadata", base + b":contents"
+
+    def documents(self, generation: str) -> bytes:
+        """What the keys of documents start with, where each is a hash of its own."""
+        return b"%b:%b:d:" % (self._root, generation.encode())
+
+    def index(self, generation: str) -> bytes:
+        """The name of the search module's index."""
+        return b"%b:%b" % (self._root, generation.encode())
+
+    def content(self, generation: str, version: int) -> bytes:
+        """What one version of a document holds, kept for a while."""
+        return b"%b:%b:content:%d" % (self._root, generation.encode(), version)

@@ -19,6 +19,7 @@ ENVIRONMENT: Mapping[str, tuple[str, type]] = {
     "REDIS_TIERED_TENANT": ("tenant", str),
     "REDIS_TIERED_L1_MAX_BYTES": ("l1_max_bytes", int),
     "REDIS_TIERED_L1_TTL": ("l1_ttl", float),
+    "REDIS_TIERED_INDEX_MAX_BYTES": ("index_max_bytes", int),
     "REDIS_TIERED_REDIS_TIMEOUT": ("redis_timeout", float),
     "REDIS_TIERED_DURABLE_TIMEOUT": ("durable_timeout", float),
     "REDIS_TIERED_MAX_CONNECTIONS": ("max_connections", int),
@@ -33,6 +34,8 @@ class Settings:
         endpoint: where Redis is.
         l1_max_bytes: bound on this process's memory tier; 0 switches it off.
         l1_ttl: seconds after which L1 asks Redis again, invalidated or not.
+        index_max_bytes: bound on this process's indexes of vectors, all collections together; the
+            one that was used least lately is dropped, and loaded again when it is wanted.
         redis_timeout: seconds for a connect, and for a request with its reply.
         durable_timeout: seconds for a lock, a statement, a pooled connection.
         max_connections: per Redis server, for threads; further callers wait for a free one.
@@ -41,6 +44,7 @@ class Settings:
     endpoint: Endpoint
     l1_max_bytes: int = 64 * 1024 * 1024
     l1_ttl: float = 60.0
+    index_max_bytes: int = 2 * 1024 * 1024 * 1024
     redis_timeout: float = 0.5
     durable_timeout: float = 2.0
     max_connections: int = 16
@@ -48,6 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         _integer("l1_max_bytes", self.l1_max_bytes, 0, 1 << 40)
         _number("l1_ttl", self.l1_ttl, 86_400)
+        _integer("index_max_bytes", self.index_max_bytes, 0, 1 << 44)
         _number("redis_timeout", self.redis_timeout, 60)
         _number("durable_timeout", self.durable_timeout, 300)
         _integer("max_connections", self.max_connections, 1, 10_000)

@@ -51,7 +51,7 @@ class Runtime:
         self._factory.check()
         self._fork_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         self._shared: dict[Hashable, Any] = {}
-        self._sharing = threading.Lock()
+        self._sharing = threading.RLock()  # what is made may ask for more
         self._parents: list[object] = []
         self.closed = False
         self._connect()
@@ -184,7 +184,7 @@ class Runtime:
             self._sql.abandon()
         # Not closed here, and not collected: psycopg would warn that nobody closed them.
         self._parents.append((self._sql, self._loops))
-        self._sharing = threading.Lock()
+        self._sharing = threading.RLock()  # what is made may ask for more
         self.memory.reset_after_fork()
         self.housekeeper = Housekeeper()
         for breaker in self.guards.breakers():

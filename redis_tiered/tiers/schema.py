@@ -10,11 +10,14 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
     Text,
+    func,
     inspect,
+    literal_column,
     text,
 )
 from sqlalchemy.exc import DBAPIError
@@ -22,7 +25,19 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from redis_tiered.errors import SchemaError
 
-__all__ = ["entries", "messages", "migrate", "scopes", "sessions", "tags"]
+__all__ = [
+    "collections",
+    "documents",
+    "entries",
+    "fields",
+    "messages",
+    "migrate",
+    "removals",
+    "scopes",
+    "sessions",
+    "tags",
+    "texts",
+]
 
 _metadata = MetaData()
 
@@ -106,6 +121,90 @@ messages = Table(
     Index("redis_tiered_message_archived", "scope", "session", "archived", "sequence"),
 )
 
+# Collections of documents with vectors. A change's number is the collection's serial in the upper
+# bits and its version in the lower forty: unique in the database, and in order.
+collections = Table(
+    "redis_tiered_collection",
+    _metadata,
+    Column("scope", Text, primary_key=True),
+    Column("serial", BigInteger, nullable=False, unique=True),
+    Column("dims", BigInteger, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),  # of the latest change
+    # Since when (milliseconds since 1970) Redis may lack changes; NULL: it has had them all.
+    Column("missed", BigInteger),
+    Column("pruned", BigInteger, nullable=False),  # removals up to this version are forgotten
+    Column("created", BigInteger, nullable=False),  # milliseconds since 1970
+)
+
+# By this name of the type alone SQLite takes the key for its rowid, and needs no second tree.
+_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+
+documents = Table(
+    "redis_tiered_document",
+    _metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=False),
+    Column("scope", Text, nullable=False),
+    Column("id", LargeBinary, nullable=False),
+    # What is long comes last: SQLite reads a row from its beginning.
+    Column("created", BigInteger, nullable=False),  # milliseconds since 1970
+    Column("expires", BigInteger),  # the same; NULL: never
+    Column("uses", BigInteger, nullable=False),
+    Column("used", BigInteger),  # milliseconds since 1970; NULL: never
+    Column("parent", LargeBinary, nullable=False),
+    Column("vector", LargeBinary, nullable=False),  # float32, little endian
+    Column("metadata", LargeBinary, nullable=False),
+    Column("text", LargeBinary, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index("redis_tiered_document_id", "scope", "id", unique=True),
+)
+_PARTED = func.length(documents.c.parent) > literal_column("0")
+Index(
+    "redis_tiered_document_parent",
+    documents.c.scope,
+    documents.c.parent,
+    sqlite_where=_PARTED,
+    postgresql_where=_PARTED,
+)
+Index(
+    "redis_tiered_document_expires",
+    documents.c.scope,
+    documents.c.expires,
+    sqlite_where=documents.c.expires.is_not(None),
+    postgresql_where=documents.c.expires.is_not(None),
+)
+
+removals = Table(
+    "redis_tiered_removal",
+    _metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=False),
+    Column("id", LargeBinary),  # NULL: everything that was there
+)
+
+# What filters look at: one row per field, and one per element of a list.
+fields = Table(
+    "redis_tiered_field",
+    _metadata,
+    Column("document", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", LargeBinary, primary_key=True),
+    Column("position", BigInteger, primary_key=True),  # of an element; -1: the whole value
+    Column("kind", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("folded", LargeBinary),  # text in lower case, where it differs
+    Column("hash", BigInteger, nullable=False),  # of name, kind and key, and whether an element
+    Index("redis_tiered_field_hash", "hash"),
+    sqlite_with_rowid=False,
+)
+
+# What full-text search looks at. SQLite: a table of FTS5, if it has that, whose rowid and words
+# need no declaration. PostgreSQL: words are a tsvector.
+texts = Table(
+    "redis_tiered_text",
+    _metadata,
+    Column("rowid", _NUMBER, primary_key=True, autoincrement=False),  # the document's number
+    Column("words", Text, nullable=False),
+)
+
 _VERSION_TABLE = "redis_tiered_schema"
 # Any fixed number will do: it names our lock among the advisory locks of a PostgreSQL database.
 _ADVISORY_LOCK = 7_215_604_338_127_114
@@ -121,10 +220,37 @@ def _create(*tables: Table) -> Callable[[Connection], None]:
     return migration
 
 
+def _create_vectors(connection: Connection) -> None:
+    _create(collections, documents, removals, fields)(connection)
+    if connection.dialect.name == "postgresql":
+        # Numbers at random: to try to compress them takes longer than to write them.
+        connection.execute(
+            text("ALTER TABLE redis_tiered_document ALTER COLUMN vector SET STORAGE EXTERNAL")
+        )
+        connection.execute(
+            text(
+                "CREATE TABLE redis_tiered_text (rowid BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)"
+            )
+        )
+        connection.execute(
+            text("CREATE INDEX redis_tiered_text_words ON redis_tiered_text USING gin (words)")
+        )
+    elif connection.execute(text("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'")).first():
+        # Words are split and folded before they come here: to this tokenizer every letter beyond
+        # ASCII is part of a word.
+        connection.execute(
+            text(
+                "CREATE VIRTUAL TABLE redis_tiered_text "
+                "USING fts5(words, tokenize=\"ascii tokenchars '_'\")"
+            )
+        )
+
+
 # Append only: the index of a migration plus one is the version it leads to.
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _create(scopes, entries, tags),
     _create(sessions, messages),
+    _create_vectors,
 )
 
 

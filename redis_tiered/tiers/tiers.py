@@ -22,6 +22,7 @@ from redis_tiered.tiers.runtime import Runtime
 if TYPE_CHECKING:
     from redis_tiered.sessions.session import Session
     from redis_tiered.sessions.sessions import Sessions
+    from redis_tiered.vectors.collection import Collection
 
 __all__ = ["Tiers"]
 
@@ -42,7 +43,8 @@ class Tiers:
             likewise only read for its URL.
         namespace: what all keys of this application start with.
         tenant: whose data this is; tenants never see each other's.
-        l1_max_bytes, l1_ttl, redis_timeout, durable_timeout, max_connections: see `Settings`.
+        l1_max_bytes, l1_ttl, index_max_bytes, redis_timeout, durable_timeout, max_connections: see
+            `Settings`.
 
     Raises:
         ConfigurationError: an argument cannot be used; credentials are not repeated.
@@ -155,6 +157,10 @@ class Tiers:
         return self._runtime.memory
 
     @property
+    def settings(self) -> Settings:
+        return self._runtime.settings
+
+    @property
     def guards(self) -> Guards:
         return self._runtime.guards
 
@@ -207,6 +213,16 @@ class Tiers:
         from redis_tiered.sessions.sessions import Sessions
 
         return Sessions(self)
+
+    def collection(self, name: str, dims: int | None = None, **options: Any) -> Collection:
+        """Documents with vectors; see `redis_tiered.Collection` for the options.
+
+        Raises:
+            InvalidInput: the name cannot be part of a key, or an option cannot be used.
+        """
+        from redis_tiered.vectors.collection import Collection
+
+        return Collection(self, name, dims, **options)
 
     # Life.
 

@@ -1,0 +1,1 @@
+"""Documents with vectors: durable in SQL, searched in Redis, rebuilt from one into the other."""
