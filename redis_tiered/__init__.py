@@ -19,16 +19,29 @@ if TYPE_CHECKING:
     from redis_tiered.sessions.record import SessionInfo
     from redis_tiered.sessions.session import Session
     from redis_tiered.tiers.tiers import Tiers
+    from redis_tiered.vectors.collection import Collection, CollectionInfo
+    from redis_tiered.vectors.document import Document, Hit
+    from redis_tiered.vectors.filters import Field, Filter
+    from redis_tiered.vectors.upkeep import Drift, Rebuilt, Usage
 
 __all__ = [
+    "Collection",
+    "CollectionInfo",
+    "Document",
+    "Drift",
+    "Field",
+    "Filter",
+    "Hit",
     "LLMCache",
     "Message",
+    "Rebuilt",
     "Session",
     "SessionInfo",
     "Stats",
     "Stored",
     "Tiers",
     "ToolCall",
+    "Usage",
     "Window",
     "__version__",
     "cache_control",
@@ -38,6 +51,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Collection": "redis_tiered.vectors.collection",
+    "CollectionInfo": "redis_tiered.vectors.collection",
+    "Document": "redis_tiered.vectors.document",
+    "Drift": "redis_tiered.vectors.upkeep",
+    "Field": "redis_tiered.vectors.filters",
+    "Filter": "redis_tiered.vectors.filters",
+    "Hit": "redis_tiered.vectors.document",
+    "Rebuilt": "redis_tiered.vectors.upkeep",
+    "Usage": "redis_tiered.vectors.upkeep",
     "LLMCache": "redis_tiered.llm_cache.cache",
     "Message": "redis_tiered.sessions.message",
     "Session": "redis_tiered.sessions.session",
