@@ -12,6 +12,7 @@ if find_spec("llama_index") is None or find_spec("llama_index.core") is None:
 
 from llamaindex_redis_tiered.chat_store import RedisTieredChatStore
 from llamaindex_redis_tiered.memory_store import RedisTieredMemoryStore
+from llamaindex_redis_tiered.vector_store import RedisTieredVectorStore
 from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["RedisTieredChatStore", "RedisTieredMemoryStore", "Tiers"]
+__all__ = ["RedisTieredChatStore", "RedisTieredMemoryStore", "RedisTieredVectorStore", "Tiers"]

@@ -1,4 +1,4 @@
-"""What both chat stores share: options, sessions, and how a store is saved and loaded.
+"""What the stores share: how one is saved and loaded; of the chat stores, options and sessions.
 
 A dump names the place of its tiers (endpoint, database, namespace, tenant) and holds no way in. It
 is loaded on a live `Tiers` of that place that a store of this process was made with, else on
@@ -28,7 +28,15 @@ from redis_tiered.sessions.sessions import Page
 from redis_tiered.sessions.tokens import TokenCounter
 from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["TieredStore", "called_blocking", "messages_from", "messages_of", "perform"]
+__all__ = [
+    "PlacedTiers",
+    "TieredStore",
+    "called_blocking",
+    "messages_from",
+    "messages_of",
+    "perform",
+    "tiers_from",
+]
 
 _PAGE: Final = 500  # keys per query
 # LlamaIndex's way from a blocking method to a coroutine, and the function in it that a thread runs.
@@ -82,11 +90,23 @@ def called_blocking() -> bool:
     return False
 
 
-async def perform(session: Session, name: str, *arguments: Any, **options: Any) -> Any:
-    """Call a method of a session by its blocking name, on the clients that the caller needs."""
+async def perform(target: object, name: str, *arguments: Any, **options: Any) -> Any:
+    """Call a method of a session, or a collection, by its blocking name.
+
+    It is that method or its twin, on the clients that the caller needs.
+    """
     if called_blocking():
-        return getattr(session, name)(*arguments, **options)
-    return await getattr(session, f"a{name}")(*arguments, **options)
+        return getattr(target, name)(*arguments, **options)
+    return await getattr(target, f"a{name}")(*arguments, **options)
+
+
+def tiers_from(given: object) -> Tiers:
+    """What a store is made with: a `Tiers`, the place of one, or None for the default.
+
+    Raises:
+        InvalidInput: something else, or no `Tiers` of that place is open in this process.
+    """
+    return _live.add(_tiers_from(given))
 
 
 def _tiers_from(given: object) -> Tiers:
@@ -112,12 +132,16 @@ def _name_of(counter: object) -> str | None:
     return counter if isinstance(counter, str) else None
 
 
+# Dumped as its place.
+PlacedTiers = Annotated[Tiers, PlainSerializer(place_of), WithJsonSchema({"type": "string"})]
+
+
 class TieredStore(BaseModel):
-    """Base of the stores: a pydantic model, as LlamaIndex wants it."""
+    """Base of the chat stores: a pydantic model, as LlamaIndex wants it."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    tiers: Annotated[Tiers, PlainSerializer(place_of), WithJsonSchema({"type": "string"})] = Field(
+    tiers: PlacedTiers = Field(
         description="Where conversations live; dumped as its place, without credentials."
     )
     ttl: float = Field(description="Seconds a conversation stays in Redis after its last use.")
@@ -142,7 +166,7 @@ class TieredStore(BaseModel):
         # `class_name` is in LlamaIndex's dumps.
         if unknown := sorted(dumped.keys() - {"class_name"}):
             raise InvalidInput(f"unknown arguments {unknown}; accepted: {sorted(_OPTIONS)}")
-        found = _live.add(_tiers_from(tiers))
+        found = tiers_from(tiers)
         options: dict[str, Any] = {
             "ttl": ttl,
             "window": window,
