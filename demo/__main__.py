@@ -21,11 +21,12 @@ from demo.crowd import Crowd
 from demo.messages import Setup
 from demo.openai_server import OpenAIServer
 from demo.outage import EmbeddedRedis
-from demo.plan import FULL, QUICK, REAL_API, Size, plan
-from demo.questions import COMPANIES, answer
+from demo.plan import FULL, QUICK, REAL_API, Ask, Size, plan
+from demo.questions import COMPANIES, QUESTIONS, answer
 from demo.results import Results
 from demo.screen import Screen
 from demo.tally import DOWN, Tally, shown
+from demo.tickets import SHOWN as TICKETS
 from demo.transcript import SHOWN
 from redis_tiered import Tiers
 
@@ -100,7 +101,7 @@ def run(size: Size, real: bool, screen: Screen) -> int:
             "3  Redis is killed while everybody goes on asking",
             "Every answer was in SQLite before it was in Redis: old answers are still found, new ones "
             "are kept.",
-            "So was every turn of a conversation: all of them go on.",
+            "So was every turn of a conversation, and every ticket: all of them go on.",
         )
         stop = threading.Event()
         stack.callback(stop.set)  # an interrupted demo does not sit out the outage
@@ -134,17 +135,27 @@ def run(size: Size, real: bool, screen: Screen) -> int:
         screen.title(
             "5  Is everything still there?",
             "Redis is emptied. A fresh process asks once more for each answer that was ever paid for,",
-            "and reads every conversation from its first message.",
+            "and reads every conversation from its first message, and every ticket. Before that the "
+            "workers",
+            "look up tickets: in their own memory, until those are in Redis again by themselves.",
         )
+        asks = [
+            Ask(tenant, number) for tenant in COMPANIES for number in range(0, len(QUESTIONS), 10)
+        ]
+        looked = crowd.look(asks)
         calls = sum(server.calls for server in servers.values()) if servers else None
         with Crowd([setup]) as fresh:
             fresh.wait_until_ready()
-            counted = crowd.end()
             redis.empty()
+            looked += crowd.look(asks)
+            counted = crowd.end()
             bought = list(tally.bought())
             again = list(screen.follow(fresh.serve(bought, 0.0), len(bought)))
             recalled = fresh.recall()
-    results = Results(tally, again, recalled, counted, PRICES.get(setup.model), calls)
+            looked += fresh.look(asks)
+            [ended] = fresh.end()
+    price = PRICES.get(setup.model)
+    results = Results(tally, again, recalled, looked, counted, ended.served, price, calls)
     good = results.show(screen)
     screen.say(f"\n{shown(time.monotonic() - began)} from start to end; nothing is left running.")
     _what_next(screen)
@@ -183,7 +194,11 @@ def _introduce(size: Size, setup: Setup, screen: Screen) -> None:
     screen.say(
         "Each user keeps a conversation with each of them: before a question its window is read, the "
         "newest\n"
-        f"{SHOWN} messages; question and answer are added to it."
+        f"{SHOWN} messages; question and answer are added to it.\n"
+        "They are also filed as a ticket: a document with a vector (random, not a model's), in one "
+        "collection\n"
+        f"for both companies. Before a question the {TICKETS} tickets nearest to it are looked up; a filter keeps\n"
+        "the companies apart."
     )
     threads = size.workers - 1
     screen.say(
@@ -226,10 +241,12 @@ def _through_the_outage(tally: Tally) -> str:
     down = tally.by_phase()[DOWN]
     tiers = Counter(each.tier for each in down if not each.error)
     added, seen = tally.while_down(tally.added), tally.while_down(tally.seen)
+    filed, looked = tally.while_down(tally.filed), tally.while_down(tally.looked)
     return (
         f"  {len(down)} requests without Redis: {tiers['durable']} answered from SQLite, "
         f"{tiers['model']} by the model and kept, {len(down) - tiers.total()} errors.\n"
-        f"  Meanwhile {len(added)} turns were added to conversations, and {len(seen)} windows read."
+        f"  Meanwhile {len(added)} turns were added to conversations, and {len(seen)} windows read;\n"
+        f"  {len(filed)} tickets were filed, and {len(looked)} times the nearest looked up."
     )
 
 

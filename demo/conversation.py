@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from demo.messages import Added, Mark, Recalled, Seen, Talk
 from demo.questions import COMPANIES
+from demo.tickets import Tickets
 from demo.transcript import SHOWN, Transcript
 from langchain_redis_tiered import RedisTieredChatMessageHistory
 from redis_tiered import Tiers
@@ -84,17 +85,19 @@ class Conversation:
 
 
 def recall(tiers: Tiers) -> Recalled:
-    """Read every conversation that there is, of all tenants."""
+    """Read every conversation and ticket that there is, of all tenants."""
     logs, windows, error = dict[Talk, Sequence[Mark]](), dict[Talk, Sequence[Mark]](), ""
+    tickets: tuple[str, ...] = ()
     try:
         for tenant in COMPANIES:
             for talk in _talks(tiers, tenant):
                 history = _history(talk, tiers)
                 logs[talk] = _marks(history.log())
                 windows[talk] = _marks(history.messages)
+        tickets = Tickets(tiers).names()
     except Exception as failure:
         error = repr(failure)
-    return Recalled(logs, windows, error)
+    return Recalled(logs, windows, tickets, error)
 
 
 def _talks(tiers: Tiers, tenant: str) -> Iterator[Talk]:

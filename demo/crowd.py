@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
-from demo.messages import Answered, Batch, Ended, Recall, Recalled, Setup
+from demo.messages import Answered, Batch, Ended, Look, Looked, Recall, Recalled, Setup
 from demo.plan import Ask
 
 __all__ = ["Crowd"]
@@ -77,8 +77,14 @@ class Crowd:
                 yield self._receive(ready)
                 missing -= 1
 
+    def look(self, asks: Sequence[Ask]) -> list[Looked]:
+        """Have each worker look up tickets for all these requests."""
+        for link in self._links:
+            link.send(Look(asks))
+        return [looked for link in self._links for looked in self._receive(link)]
+
     def recall(self) -> Recalled:
-        """Have the first worker read every conversation that there is."""
+        """Have the first worker read every conversation and ticket that there is."""
         self._links[0].send(Recall())
         recalled = self._receive(self._links[0])
         assert isinstance(recalled, Recalled)

@@ -14,6 +14,9 @@ __all__ = [
     "Answered",
     "Batch",
     "Ended",
+    "Filed",
+    "Look",
+    "Looked",
     "Mark",
     "Recall",
     "Recalled",
@@ -34,7 +37,7 @@ class Setup:
         prices: dollars per million tokens, input and output.
         users: how many ask at the same time.
         native_async: asyncio tasks that `ainvoke`, instead of threads that `invoke`.
-        name: begins the names of its users' conversations; empty: they hold none.
+        name: begins the names of its users' conversations and tickets; empty: they have none.
     """
 
     tiers: Tiers
@@ -53,8 +56,14 @@ class Batch(NamedTuple):
     pause: float
 
 
+class Look(NamedTuple):
+    """Look up tickets, for one request after the other."""
+
+    asks: Sequence[Ask]
+
+
 class Recall(NamedTuple):
-    """Read every conversation that there is; not for a worker with `native_async`."""
+    """Read every conversation and ticket that there is; not for a worker with `native_async`."""
 
 
 class Mark(NamedTuple):
@@ -106,17 +115,55 @@ class Talk(NamedTuple):
     session: str
 
 
-class Recalled(NamedTuple):
-    """What a process found that knew nothing of the conversations.
+class Filed(NamedTuple):
+    """What became of one ticket.
 
     Attributes:
-        logs: of each, from the first message on.
+        name: its id, different for all.
+        ask: whose it is, and about which question.
+        began: `time.monotonic()`.
+        seconds: it took; then it was acknowledged if there was no error.
+        error: what was raised, or "".
+    """
+
+    name: str
+    ask: Ask
+    began: float
+    seconds: float
+    error: str
+
+
+class Looked(NamedTuple):
+    """What one lookup of tickets gave.
+
+    Attributes:
+        ask: whose tickets, and to which question the nearest.
+        names: of the tickets.
+        began: `time.monotonic()`.
+        seconds: it took.
+        error: what was raised, or "".
+    """
+
+    ask: Ask
+    names: tuple[str, ...]
+    began: float
+    seconds: float
+    error: str
+
+
+class Recalled(NamedTuple):
+    """What a process found that knew nothing of the conversations and tickets.
+
+    Attributes:
+        logs: of each conversation, from the first message on.
         windows: of each.
+        tickets: names of all.
         error: what was raised, or "".
     """
 
     logs: Mapping[Talk, Sequence[Mark]]
     windows: Mapping[Talk, Sequence[Mark]]
+    tickets: Sequence[str] = ()
     error: str = ""
 
 
@@ -135,6 +182,8 @@ class Answered(NamedTuple):
         error: what was raised, or "".
         seen: the user's conversation, before the request.
         added: the question and its answer, to the conversation; None: there was no answer.
+        looked: the company's tickets, before the request.
+        filed: the ticket of question and answer; None: there was no answer.
     """
 
     ask: Ask
@@ -148,12 +197,16 @@ class Answered(NamedTuple):
     error: str
     seen: Seen | None = None
     added: Added | None = None
+    looked: Looked | None = None
+    filed: Filed | None = None
 
 
 class Ended(NamedTuple):
-    """Last message of a worker: what its caches counted themselves."""
+    """Last message of a worker: what its caches counted themselves; and its lookups of tickets by
+    what served them: "redis", "memory" or "durable"."""
 
     hits: Mapping[str, int]
     misses: int
     tokens: tuple[int, int]
     money: float
+    served: Mapping[str, int] = {}

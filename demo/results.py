@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from demo.messages import Added, Answered, Ended, Recalled, Seen
+from demo.messages import Added, Answered, Ended, Filed, Looked, Recalled, Seen
+from demo.register import Mistakes, Register
 from demo.screen import Screen
 from demo.tally import TIERS, Tally
 from demo.transcript import Faults, Transcript
@@ -22,8 +23,10 @@ class Results:
     Attributes:
         tally: what the workers saw.
         again: what the fresh process was answered, after the outage and with Redis emptied.
-        recalled: the conversations that it found.
-        counted: what the caches of the workers counted themselves.
+        recalled: the conversations and tickets that it found.
+        looked: lookups of tickets that belong to no request.
+        counted: what the workers' caches and collections counted themselves.
+        served: what the fresh process's collection did.
         price: dollars per million tokens, input and output; None: not known for this model.
         calls: requests that the local model servers received; None: the real API.
     """
@@ -31,7 +34,9 @@ class Results:
     tally: Tally
     again: Sequence[Answered]
     recalled: Recalled
+    looked: Sequence[Looked]
     counted: Sequence[Ended]
+    served: Mapping[str, int]
     price: tuple[float, float] | None
     calls: int | None
 
@@ -43,12 +48,16 @@ class Results:
         screen.say(
             "Measured in the workers, between pauses, all at once (`make bench` measures one alone).\n"
         )
-        screen.conversations(self._steps())
+        screen.steps("Conversations", self._conversations())
         if any(added.seconds >= LEASE for added in self.tally.while_down(self.tally.added)):
             screen.say(
                 "The first turns added after Redis has died wait 0.3 s: then nobody can believe an old "
                 "window.\n"
             )
+        screen.steps("Tickets: documents with vectors", self._tickets())
+        register = Register(self.tally.filed)
+        mistakes = self._mistakes(register)
+        screen.counts("What the tickets' collection did", self._collection(mistakes))
         screen.savings(self._savings())
         verdicts = [
             self._errors(),
@@ -58,18 +67,51 @@ class Results:
             self._agreed(),
             self._lost_messages(),
             self._stale(),
+            self._lost_tickets(register),
+            self._mistaken(mistakes),
         ]
         for good, text in verdicts:
             screen.verdict(good, text)
         return all(good for good, _ in verdicts)
 
-    def _steps(self) -> dict[str, list[Added] | list[Seen]]:
+    def _conversations(self) -> dict[str, list[Added] | list[Seen]]:
         added, seen, of = self.tally.added, self.tally.seen, self.tally.while_down
         return {
             "a turn added, with Redis": of(added, down=False),
             "a turn added, without": of(added),
             "a window read, with Redis": of(seen, down=False),
             "a window read, without": of(seen),
+        }
+
+    def _tickets(self) -> dict[str, list[Filed] | list[Looked]]:
+        filed, looked, of = self.tally.filed, self.tally.looked, self.tally.while_down
+        return {
+            "one filed, with Redis": of(filed, down=False),
+            "one filed, without": of(filed),
+            "the nearest looked up, with Redis": of(looked, down=False),
+            "the nearest looked up, without": of(looked),
+        }
+
+    def _looked(self) -> list[Looked]:
+        """All lookups that gave an answer."""
+        return [each for each in (*self.tally.looked, *self.looked) if not each.error]
+
+    def _mistakes(self, register: Register) -> Mistakes:
+        found = [register.mistakes(each) for each in self._looked()]
+        return Mistakes(*map(sum, zip(*found, strict=True))) if found else Mistakes()
+
+    def _collection(self, mistakes: Mistakes) -> dict[str, int]:
+        served = Counter(self.served)
+        for each in self.counted:
+            served.update(each.served)
+        return {
+            "documents stored": sum(not each.error for each in self.tally.filed),
+            "searches": len(self._looked()),
+            "served from Redis": served["redis"],
+            "served from SQLite": served["durable"],
+            "served from a process's memory": served["memory"],
+            "documents missing": mistakes.missing,
+            "documents of the other company": mistakes.foreign,
         }
 
     def _savings(self) -> list[tuple[str, str, str]]:
@@ -90,10 +132,11 @@ class Results:
         return rows
 
     def _errors(self) -> tuple[bool, str]:
-        errors = self.tally.errors
+        errors = self.tally.errors + [each.error for each in self.looked if each.error]
         text = (
             f"errors {len(errors)} in {len(self.tally.answers):,} requests, "
-            f"{len(self.tally.added):,} turns added and {len(self.tally.seen):,} windows read"
+            f"{len(self.tally.added) + len(self.tally.seen):,} uses of conversations and "
+            f"{len(self.tally.filed) + len(self.tally.looked) + len(self.looked):,} of tickets"
         )
         return not errors, f"{text}; the first: {errors[0]}" if errors else text
 
@@ -178,3 +221,18 @@ class Results:
         if good:
             return True, f"{text}; each ended with the whole turn that its user had added last"
         return False, f"{text}; {faults['torn']} others are not the newest whole turns"
+
+    def _lost_tickets(self, register: Register) -> tuple[bool, str]:
+        """Each acknowledged ticket is there for a process that knew nothing of it."""
+        lost, count = register.lost(self.recalled.tickets), len(register.acknowledged)
+        return not lost, (
+            f"lost tickets {lost}: the fresh process found {count - lost:,} of the {count:,} filed"
+        )
+
+    def _mistaken(self, mistakes: Mistakes) -> tuple[bool, str]:
+        """Each lookup gave what was nearest of what was acknowledged before, and nothing else."""
+        text = (
+            f"missing tickets {mistakes.missing}, foreign tickets {mistakes.foreign} in "
+            f"{len(self._looked()):,} searches"
+        )
+        return not any(mistakes), f"{text}: each gave the nearest" if not any(mistakes) else text

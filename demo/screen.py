@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from demo.messages import Added, Answered, Seen
+from demo.messages import Added, Answered, Filed, Looked, Seen
 from demo.tally import TIERS, p95, shown
 
 __all__ = ["Screen"]
@@ -35,6 +35,9 @@ _SHORT = {
     "flight": "shared",
     "model": "model",
 }
+
+
+Step = Added | Seen | Filed | Looked
 
 
 class Screen:
@@ -121,13 +124,19 @@ class Screen:
                 table.add_row(_NAMES[tier], f"{len(answers):,}", *map(shown, times))
         self._show(table)
 
-    def conversations(self, steps: Mapping[str, Sequence[Added] | Sequence[Seen]]) -> None:
-        """Turns added and windows read, with Redis and without."""
-        table = _table("Conversations", "", "times", "median", "p95", "longest")
+    def steps(self, title: str, steps: Mapping[str, Sequence[Step]]) -> None:
+        """How long each kind of step took."""
+        table = _table(title, "", "times", "median", "p95", "longest")
         for name, each in steps.items():
             times = [step.seconds for step in each]
             cells = [shown(f(times)) if times else "-" for f in (median, p95, max)]
             table.add_row(name, f"{len(times):,}", *cells)
+        self._show(table)
+
+    def counts(self, title: str, rows: Mapping[str, int]) -> None:
+        table = _table(title, "", "")
+        for name, count in rows.items():
+            table.add_row(name, f"{count:,}")
         self._show(table)
 
     def savings(self, rows: Sequence[tuple[str, str, str]]) -> None:

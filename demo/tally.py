@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from demo.messages import Added, Answered, Seen, Talk
+from demo.messages import Added, Answered, Filed, Looked, Seen, Talk
 from demo.plan import Ask, shares_rules
 from demo.questions import COMPANIES
 from demo.transcript import Transcript
@@ -21,7 +21,7 @@ DOWN = "Redis down"
 # In the order in which a lookup meets them; "model" is a miss.
 TIERS = ("memory", "redis", "durable", "flight", "model")
 
-Step = TypeVar("Step", Added, Seen)
+Step = TypeVar("Step", Added, Seen, Filed, Looked)
 
 
 @dataclass
@@ -49,7 +49,13 @@ class Tally:
 
     @property
     def errors(self) -> list[str]:
-        parts: tuple[Sequence[Answered | Added | Seen], ...] = self.answers, self.added, self.seen
+        parts: tuple[Sequence[Answered | Added | Seen | Filed | Looked], ...] = (
+            self.answers,
+            self.added,
+            self.seen,
+            self.filed,
+            self.looked,
+        )
         return [each.error for part in parts for each in part if each.error]
 
     @property
@@ -59,6 +65,14 @@ class Tally:
     @property
     def seen(self) -> list[Seen]:
         return [each.seen for each in self.answers if each.seen]
+
+    @property
+    def filed(self) -> list[Filed]:
+        return [each.filed for each in self.answers if each.filed]
+
+    @property
+    def looked(self) -> list[Looked]:
+        return [each.looked for each in self.answers if each.looked]
 
     def while_down(self, steps: Iterable[Step], *, down: bool = True) -> list[Step]:
         """Those that began, and went well, while Redis was down; or while it was not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import random
 import signal
@@ -14,9 +15,10 @@ from multiprocessing.connection import Connection
 
 from demo.chain import NotedCache, Notes, make_chain, take_notes
 from demo.conversation import Conversation, recall
-from demo.messages import Added, Answered, Ended, Recall, Seen, Setup, Talk
+from demo.messages import Answered, Ended, Look, Recall, Setup, Talk
 from demo.plan import Ask, rules
 from demo.questions import COMPANIES, QUESTIONS
+from demo.tickets import Tickets
 from redis_tiered.sessions.tokens import load_encoding
 
 __all__ = ["run"]
@@ -61,11 +63,16 @@ class _Office:
             for tenant in COMPANIES
             if setup.name
         }
+        self._tickets = Tickets(setup.tiers)
+        self._numbers = itertools.count(1)
 
     def serve(self) -> None:
         while (batch := self._parent.recv()) is not None:
             if isinstance(batch, Recall):
                 self._parent.send(recall(self._setup.tiers))
+                continue
+            if isinstance(batch, Look):
+                self._parent.send([self._tickets.look(ask) for ask in batch.asks])
                 continue
             asks: queue.SimpleQueue[Ask] = queue.SimpleQueue()
             for ask in batch.asks:
@@ -88,19 +95,26 @@ class _Office:
                 return
             conversation = self._conversations.get((user, ask.tenant))
             seen = conversation.look() if conversation else None
+            looked = self._tickets.look(ask) if conversation else None
             notes, began, text, error = take_notes(), time.monotonic(), "", ""
             try:
                 text = self._chains[ask.tenant].invoke(self._input(ask))
             except Exception as failure:  # what a user would have seen: counted
                 error = repr(failure)
             answered = self._answered(ask, notes, began, text, error)
-            added = None
+            answered = answered._replace(seen=seen, looked=looked)
             if conversation and not error:
-                added = conversation.add(QUESTIONS[ask.question], text)
-            self._tell(answered, seen, added)
+                answered = answered._replace(
+                    added=conversation.add(QUESTIONS[ask.question], text),
+                    filed=self._tickets.file(ask, self._new_name(), text),
+                )
+            self._tell(answered)
 
     async def aserve(self) -> None:
         while (batch := await asyncio.to_thread(self._parent.recv)) is not None:
+            if isinstance(batch, Look):
+                self._parent.send([await self._tickets.alook(ask) for ask in batch.asks])
+                continue
             asks = list(reversed(batch.asks))
             users = (self._auser(user, asks, batch.pause) for user in range(self._setup.users))
             await asyncio.gather(*users)
@@ -113,16 +127,23 @@ class _Office:
             ask = asks.pop()
             conversation = self._conversations.get((user, ask.tenant))
             seen = await conversation.alook() if conversation else None
+            looked = await self._tickets.alook(ask) if conversation else None
             notes, began, text, error = take_notes(), time.monotonic(), "", ""
             try:
                 text = await self._chains[ask.tenant].ainvoke(self._input(ask))
             except Exception as failure:
                 error = repr(failure)
             answered = self._answered(ask, notes, began, text, error)
-            added = None
+            answered = answered._replace(seen=seen, looked=looked)
             if conversation and not error:
-                added = await conversation.aadd(QUESTIONS[ask.question], text)
-            self._tell(answered, seen, added)
+                answered = answered._replace(
+                    added=await conversation.aadd(QUESTIONS[ask.question], text),
+                    filed=await self._tickets.afile(ask, self._new_name(), text),
+                )
+            self._tell(answered)
+
+    def _new_name(self) -> str:
+        return f"{self._setup.name}-ticket-{next(self._numbers)}"
 
     def _input(self, ask: Ask) -> dict[str, str]:
         named = not self._setup.ports  # only its rules tell the real API the company
@@ -145,9 +166,9 @@ class _Office:
             error=error,
         )
 
-    def _tell(self, answered: Answered, seen: Seen | None, added: Added | None) -> None:
+    def _tell(self, answered: Answered) -> None:
         with self._sending:
-            self._parent.send(answered._replace(seen=seen, added=added))
+            self._parent.send(answered)
 
     def counted(self) -> Ended:
         stats = [cache.stats() for cache in self._caches.values()]
@@ -162,6 +183,7 @@ class _Office:
                 sum(each.saved_output_tokens for each in stats),
             ),
             money=sum(each.saved_money or 0.0 for each in stats),
+            served=self._tickets.served(),
         )
 
 

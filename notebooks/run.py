@@ -107,6 +107,7 @@ def run(notebook: Path, output: Path, home: Path) -> None:
         timeout=CELL_SECONDS,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,  # as a screen shows them: of a progress bar its last state
         resources={"metadata": {"path": str(home / "work")}},
         config=Config({"KernelManager": {"transport": "ipc", "ip": str(home / "kernel")}}),
     )

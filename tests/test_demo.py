@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from demo.messages import Added, Answered, Ended, Mark, Recalled, Seen, Talk
+from demo.messages import Added, Answered, Ended, Filed, Looked, Mark, Recalled, Seen, Talk
 from demo.plan import Ask, plan, rules, shares_rules
 from demo.questions import COMPANIES, QUESTIONS, answer
+from demo.register import Mistakes, Register
 from demo.results import Results
 from demo.screen import Screen
 from demo.tally import DOWN, Tally
+from demo.tickets import SHOWN as TICKETS
+from demo.tickets import Tickets
 from demo.transcript import SHOWN, Faults, Transcript
+from redis_tiered import Tiers
 
 ROOT = Path(__file__).parent.parent
 
@@ -176,6 +180,65 @@ def test_a_tally_knows_what_was_added_while_redis_was_down() -> None:
     }
 
 
+ASK = Ask("acme", 3)
+
+
+def filed(name: str, ask: Ask = ASK, *, acknowledged: float = 1.0, error: str = "") -> Filed:
+    return Filed(name, ask, acknowledged - 0.5, 0.5, error)
+
+
+def looked(*names: str, ask: Ask = ASK, began: float = 9.0) -> Looked:
+    return Looked(ask, names, began, 0.0, "")
+
+
+def test_a_lookup_must_give_the_nearest_that_were_acknowledged() -> None:
+    near = [f"near-{number}" for number in range(TICKETS)]
+    tickets = [
+        *map(filed, near),
+        filed("far", Ask("acme", 4)),
+        filed("late", acknowledged=9.1),
+        filed("failed", error="TierUnavailable()"),
+        filed("other", Ask("globex", 3)),
+    ]
+    mistakes = Register(tickets).mistakes
+    assert mistakes(looked(*near)) == Mistakes()
+    assert mistakes(looked(*near, ask=Ask("acme", 4))) == Mistakes(missing=1)
+    assert mistakes(looked(*near[1:], "far")) == Mistakes(missing=1)
+    assert mistakes(looked(*near[1:])) == Mistakes(missing=2)  # there was room for all
+    assert mistakes(looked(*near[1:], near[1])) == Mistakes(missing=2)
+    assert mistakes(looked()) == Mistakes(missing=TICKETS + 1)
+    assert mistakes(looked(began=0.9)) == Mistakes()
+    assert mistakes(looked(*near[1:], "other")).foreign == 1
+    assert mistakes(looked(*near[1:], "nobody's")).foreign == 1
+    assert mistakes(looked("other", ask=Ask("globex", 3))) == Mistakes()
+    assert mistakes(looked("other", ask=Ask("globex", 7))) == Mistakes()
+
+
+def test_a_ticket_that_was_not_acknowledged_may_be_there_or_not() -> None:
+    register = Register([filed("one"), filed("two", error="OSError()")])
+    assert register.acknowledged == {"one"}
+    for names in (("one",), ("one", "two")):
+        assert register.lost(names) == 0
+        assert register.mistakes(looked(*names)) == Mistakes()
+    assert register.lost(()) == register.lost(("two",)) == 1
+    assert Register([]).mistakes(looked("one")) == Mistakes(foreign=1)
+
+
+def test_tickets_are_found_as_the_register_says(temporary: Path) -> None:
+    with Tiers.embedded(temporary) as tiers:
+        tickets = Tickets(tiers)
+        asks = [Ask(tenant, number % 4) for number in range(24) for tenant in COMPANIES]
+        stored = [tickets.file(ask, f"ticket-{i}", "Yes.") for i, ask in enumerate(asks)]
+        register = Register(stored)
+        found = [tickets.look(ask) for ask in asks[:16]]
+        assert [len(each.names) for each in found] == [TICKETS] * 16
+        assert {register.mistakes(each) for each in found} == {Mistakes()}
+        assert register.lost(tickets.names()) == 0
+        assert tickets.served() == {"redis": 16, "memory": 0, "durable": 0}
+        # The nearest one is taken from the answer: the register sees it.
+        assert register.mistakes(found[0]._replace(names=found[0].names[1:])).missing > 0
+
+
 def test_the_verdict_is_bad_if_anything_is() -> None:
     other = Talk("globex", "u")
 
@@ -189,6 +252,8 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
         log: tuple[Mark, ...] = MANY,
         window: tuple[Mark, ...] = MANY[-SHOWN:],
         others: tuple[Mark, ...] | None = None,
+        names: tuple[str, ...] = ("ticket",),
+        aside: Looked | None = None,
         error: str = "",
     ) -> bool:
         tally = Tally()
@@ -199,13 +264,19 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
             tally.answers.append(
                 answered("acme", "redis", "a")._replace(added=added(number), seen=seen)
             )
+        known = filed("ticket", acknowledged=time.monotonic() + 1)
+        tally.answers[0] = tally.answers[0]._replace(filed=known)
+        tally.answers[1] = tally.answers[1]._replace(looked=looked("ticket", began=known.began + 1))
         fresh = [answered("acme", "durable", again)]
         logs, windows = ({}, {}) if lost else ({TALK: log}, {TALK: window})
         if others is not None:
             logs[other] = others
         counted = [Ended({"redis": hits}, 1, (0, 0), 0.0)]
-        recalled = Recalled(logs, windows, error)
-        return Results(tally, fresh, recalled, counted, (1.0, 2.0), calls).show(Screen())
+        recalled = Recalled(logs, windows, names, error)
+        more_looked = [aside] if aside else []
+        return Results(
+            tally, fresh, recalled, more_looked, counted, {"redis": 1}, (1.0, 2.0), calls
+        ).show(Screen())
 
     assert verdict()
     assert not verdict(answered("acme", "redis", "", error="ValueError()"))
@@ -228,6 +299,15 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
     assert not verdict(window=MANY[-SHOWN + 2 :])
     assert not verdict(others=turn(0))  # in another tenant's conversation of the same name
     assert not verdict(error="OSError()")
+
+    later = time.monotonic() + 99
+    assert verdict(aside=looked("ticket", began=later))
+    assert not verdict(names=())
+    assert not verdict(aside=looked(began=later))
+    assert not verdict(aside=looked("ticket", "nobody's", began=later))
+    assert not verdict(aside=looked("ticket", began=later)._replace(error="OSError()"))
+    unfiled = answered("acme", "redis", "a")._replace(filed=filed("no", error="OSError()"))
+    assert not verdict(unfiled, hits=2)
 
 
 @pytest.fixture
@@ -275,6 +355,8 @@ def test_a_short_run_is_all_well_and_leaves_nothing_behind(temporary: Path) -> N
         "wrong answers 0",
         "lost messages 0: 680 were added to 24 conversations",
         "stale windows 0 in 364 read",
+        "lost tickets 0: the fresh process found 340 of the 340 filed",
+        "missing tickets 0, foreign tickets 0 in 460 searches",
     ):
         assert f"OK    {verdict}" in done.stdout
     assert "Redis down" in done.stdout
@@ -282,8 +364,15 @@ def test_a_short_run_is_all_well_and_leaves_nothing_behind(temporary: Path) -> N
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_an_interrupted_run_leaves_nothing_behind(temporary: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    # In the middle of the outage; and sooner, while all is well.
+    [(signal.SIGINT, "kill -9"), (signal.SIGHUP, "2  Warm")],
+    ids=["SIGINT", "SIGHUP"],
+)
+def test_an_interrupted_run_leaves_nothing_behind(
+    temporary: Path, number: int, moment: str
+) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "demo", "--quick"],
         cwd=ROOT,
@@ -296,7 +385,7 @@ def test_an_interrupted_run_leaves_nothing_behind(temporary: Path, number: int) 
     try:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "kill -9" in line:  # in the middle of the outage
+            if moment in line:
                 break
         # As Ctrl-C does in a terminal: all processes of the group are told.
         os.killpg(demo.pid, number) if number == signal.SIGINT else demo.send_signal(number)

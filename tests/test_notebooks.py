@@ -55,7 +55,7 @@ def texts(notebook: Path) -> str:
 
 
 def test_there_are_notebooks() -> None:
-    assert "sessions" in [notebook.stem for notebook in ALL]
+    assert {"sessions", "vectors"} <= {notebook.stem for notebook in ALL}
 
 
 @each
@@ -96,6 +96,16 @@ def test_images_are_small(notebook: Path) -> None:
 
 def test_sessions_shows_trimming_and_an_outage() -> None:
     assert len(images(NOTEBOOKS / "sessions.ipynb")) >= 2
+
+
+def test_vectors_shows_ranks_diversity_memory_and_a_rebuild() -> None:
+    notebook = NOTEBOOKS / "vectors.ipynb"
+    assert len(images(notebook)) >= 3
+    shown = texts(notebook)
+    # An emptied Redis: who answered before and after it was built again.
+    for found in ("from memory", "from the durable tier", "from redis", "2000/2000", "repaired"):
+        assert found in shown
+    assert "\r" not in shown  # of the progress bar, the end
 
 
 # --- the runner itself ---------------------------------------------------------------------------
