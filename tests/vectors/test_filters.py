@@ -41,7 +41,7 @@ a = Field("a")
 NAN = float("nan")
 
 
-@pytest.mark.parametrize(("filter", "passing", "others"), CASES, ids=lambda each: f"{each!r:.60}")
+@pytest.mark.parametrize(("filter", "passing", "others"), CASES, ids=map(str, range(len(CASES))))
 def test_what_passes(filter: Filter, passing: list[Any], others: list[Any]) -> None:
     for value in passing:
         assert filter.matches({"a": value, "b": 1}), value
