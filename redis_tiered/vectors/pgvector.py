@@ -38,12 +38,24 @@ from redis_tiered.vectors import bulk, distances
 from redis_tiered.vectors.criteria import ROW
 from redis_tiered.vectors.document import Draft, Vector
 
-__all__ = ["Side", "candidates", "clear", "create", "due", "forget", "index", "side", "write"]
+__all__ = [
+    "INDEX_FROM",
+    "Side",
+    "candidates",
+    "clear",
+    "create",
+    "due",
+    "forget",
+    "index",
+    "side",
+    "write",
+]
 
 logger = logging.getLogger(__name__)
 
 _NAME: Final = "redis_tiered_vectors_"
-_INDEX_FROM: Final = 1000  # documents
+# Documents; fewer are compared in a few milliseconds, and with an index each takes one to be written.
+INDEX_FROM: Final = 10_000
 _MAX_DIMS: Final = 16_000  # of the type `vector`
 _MAX_INDEXED: Final = 2000
 _MAX_HALF: Final = 4000  # of an index of numbers of 16 bits, which hold what is at most 1 well
@@ -187,9 +199,9 @@ def due(connection: Connection, serial: int, metric: str, dims: int) -> bool:
     """Whether a table without an index should get one."""
     if _operators(metric, dims) is None:
         return False
-    some = f"SELECT 1 FROM {_NAME}{serial} LIMIT {_INDEX_FROM}"
+    some = f"SELECT 1 FROM {_NAME}{serial} LIMIT {INDEX_FROM}"
     counted = connection.exec_driver_sql(f"SELECT count(*) FROM ({some}) AS part").scalar_one()
-    return bool(counted >= _INDEX_FROM)
+    return bool(counted >= INDEX_FROM)
 
 
 def index(scope: str) -> Callable[[Connection], bool]:

@@ -341,6 +341,12 @@ def test_more_documents_than_a_page(sqlite_url: str, monkeypatch: pytest.MonkeyP
     database.close()
 
 
+@pytest.fixture(autouse=True)
+def _early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index is due from a thousand documents on."""
+    monkeypatch.setattr(pgvector, "INDEX_FROM", 1000)
+
+
 @pytest.mark.parametrize(("metric", "dims"), [("cosine", 64), ("l2", 64), ("cosine", 2100)])
 def test_an_index_of_pgvector_is_built_and_finds_nearly_all(
     postgres_url: str, metric: Metric, dims: int
