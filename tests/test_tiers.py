@@ -597,3 +597,39 @@ def test_counters_of_a_process_that_never_closed_are_in_the_totals(valkey: Redis
     assert (done.returncode, done.stderr) == (0, "")
     with Tiers(valkey.url) as tiers:
         assert LLMCache(tiers).stats(total=True).misses == 1
+
+
+def test_a_first_use_that_is_overtaken_by_close(valkey: RedisServer) -> None:
+    """It has begun, waits for a lock, and goes on when all is over."""
+    tiers = Tiers(valkey.url)
+    runtime = tiers._runtime
+
+    class Watched:
+        lock = threading.Lock()
+        asked = threading.Event()
+
+        def __enter__(self) -> None:
+            self.asked.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    runtime._lock = watched = Watched()  # type: ignore[assignment]
+    outcome: list[BaseException | None] = []
+
+    def use() -> None:
+        try:
+            runtime.start()
+            outcome.append(None)
+        except ClosedError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=use)
+    with watched.lock:
+        thread.start()
+        assert watched.asked.wait(10)
+        runtime.closed = True  # as `close` does, whose turn it was
+    thread.join(10)
+    assert [type(one) for one in outcome] == [ClosedError]
+    assert not runtime._started

@@ -113,9 +113,9 @@ class Runtime:
         Raises:
             ClosedError: after `close`.
         """
-        if self.closed:
-            raise ClosedError("redis", "closed", "this Tiers was closed")
+        self._check_open()
         with self._lock:
+            self._check_open()  # or who waited for the lock meanwhile would begin anew
             if self._started:
                 return
             self._prepare_directory()
@@ -125,6 +125,10 @@ class Runtime:
                 )
                 self._invalidations.start()
             self._started = True
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError("redis", "closed", "this Tiers was closed")
 
     def wait_coherent(self, timeout: float) -> bool:
         """Wait until L1 is in service; False if it is not within `timeout` seconds."""
@@ -136,8 +140,9 @@ class Runtime:
         if self.closed:
             return
         self.report()
-        self.closed = True
-        self._started = False
+        with self._lock:
+            self.closed = True
+            self._started = False
         if self._invalidations is not None:
             self._invalidations.stop()
         self.memory.flush(coherent=False)
