@@ -165,7 +165,6 @@ class LocalEngine:
         self._numbers = numbers
         self._copy: _Copy | None = None
         self._generation: str | None = None
-        self.reloads = 0
 
     @property
     def index_bytes(self) -> int:
@@ -418,8 +417,6 @@ class LocalEngine:
                 or copy.incarnation != incarnation
                 or (copy.water > news.water and self._numbers)
             ):
-                if copy is not None:
-                    self.reloads += 1
                 if not self._is_ours(news.layout):
                     return None
                 dims = json.loads(news.layout)["dims"]

@@ -37,8 +37,7 @@ class Reading:
 
     def search(self, query: Query) -> Flow[list[Hit]]:
         """By vector, nearest first."""
-        found = yield from self._found(query)
-        return (yield from self._hits(found))
+        return (yield from self._near((yield from self._found(query))))
 
     def mmr(self, query: Query, k: int, lambda_mult: float) -> Flow[list[Hit]]:
         """Of what a query by vector finds, `k` that are near and differ."""
@@ -53,35 +52,26 @@ class Reading:
         best = [found[number] for number in chosen]
         if not query.vectors:
             best = [Found(row._replace(vector=b""), distance) for row, distance in best]
-        return (yield from self._hits(best))
+        return (yield from self._near(best))
 
     def text(self, query: Query) -> Flow[list[Hit]]:
         """By words, best first."""
         found = yield from self._found_by_text(query)
-        documents = yield from self._documents([item.row for item in found])
-        return [
-            Hit(document, item.value, _NAN)
-            for document, item in zip(documents, found, strict=True)
-            if document is not None
-        ]
+        return (yield from self._hits([(row, score, _NAN) for row, score in found]))
 
     def hybrid(self, query: Query, k: int, alpha: float) -> Flow[list[Hit]]:
         """By vector and by words, their ranks fused."""
         near = yield from self._found(replace(query, words=None))
         told = yield from self._found_by_text(replace(query, vector=None))
         scores: dict[bytes, float] = {}
-        for weight, ranked in ((alpha, near), (1.0 - alpha, told)):
-            for rank, item in enumerate(ranked, 1):
+        for weight, ordered in ((alpha, near), (1.0 - alpha, told)):
+            for rank, item in enumerate(ordered, 1):
                 scores[item.row.id] = scores.get(item.row.id, 0.0) + weight / (_RANK + rank)
         rows = {item.row.id: item.row for item in (*told, *near)}
         distances = {item.row.id: item.value for item in near}
         best = sorted((id for id in scores if scores[id] > 0), key=lambda id: (-scores[id], id))[:k]
-        documents = yield from self._documents([rows[id] for id in best])
-        return [
-            Hit(document, scores[id], distances.get(id, _NAN))
-            for document, id in zip(documents, best, strict=True)
-            if document is not None
-        ]
+        ranked = [(rows[id], scores[id], distances.get(id, _NAN)) for id in best]
+        return (yield from self._hits(ranked))
 
     def get(self, ids: Sequence[bytes], *, vectors: bool) -> Flow[list[Document]]:
         """Documents by id, in this order."""
@@ -159,12 +149,16 @@ class Reading:
 
     # What they give.
 
-    def _hits(self, found: Sequence[Found]) -> Flow[list[Hit]]:
-        documents = yield from self._documents([item.row for item in found])
+    def _near(self, found: Sequence[Found]) -> Flow[list[Hit]]:
         metric = self._options.metric
+        return (yield from self._hits([(row, score_of(metric, near), near) for row, near in found]))
+
+    def _hits(self, found: Sequence[tuple[Row, float, float]]) -> Flow[list[Hit]]:
+        """Of rows with their scores and distances."""
+        documents = yield from self._documents([row for row, _, _ in found])
         return [
-            Hit(document, score_of(metric, distance), distance)
-            for document, (_, distance) in zip(documents, found, strict=True)
+            Hit(document, score, distance)
+            for document, (_, score, distance) in zip(documents, found, strict=True)
             if document is not None
         ]
 
@@ -215,6 +209,7 @@ class Reading:
         return (yield from self._from_durable(query))
 
     def _from_durable(self, query: Query) -> Flow[Sequence[Found]]:
+        """By vector."""
         from redis_tiered.vectors import nearest, rows
 
         place = self._place
@@ -233,20 +228,7 @@ class Reading:
                 place.stats["from memory"] += 1
                 return [Found(held[id], distance) for id, _, distance in remembered]
         place.stats["from the durable tier"] += 1
-        if query.vector is None:
-            found = yield Sql(
-                rows.find(
-                    self._scope,
-                    query.where,
-                    query.ids,
-                    query.parents,
-                    query.offset,
-                    query.k,
-                    query.now,
-                    vectors=query.vectors,
-                )
-            )
-            return [Found(row, _NAN) for row in found]
+        assert query.vector is not None  # `find` asks the durable tier first
         near = yield Sql(
             nearest.search(
                 self._scope,
