@@ -77,7 +77,11 @@ class Keyspace:
         return SessionKeys(self._namespace, self._tenant, encoded)
 
     def collection(self, name: str) -> CollectionKeys:
-        return CollectionKeys(self._namespace, self._tenant, part("collection", name))
+        return CollectionKeys(self._namespace, self._tenant, "vector", part("collection", name))
+
+    def neighbours(self, name: str) -> CollectionKeys:
+        """As of a collection that no name of a collection gives."""
+        return CollectionKeys(self._namespace, self._tenant, "semantic", part("name", name))
 
     @property
     def sessions(self) -> SessionKeys:
@@ -95,7 +99,7 @@ class LLMKeys:
 
     Attributes:
         scope: the same scope as text, for SQL.
-        epoch: key that holds the current epoch.
+        epoch: key that holds the current epoch. No epoch is called "record".
         stats: key of the hash that totals the counters of all processes.
     """
 
@@ -111,8 +115,16 @@ class LLMKeys:
     def entry(self, epoch: str, digest: str) -> bytes:
         return b"%b:%b:{%b}" % (self._root, epoch.encode(), digest.encode())
 
+    def entries(self, epoch: str) -> bytes:
+        """What the keys of entries begin with; a digest and `}` follow."""
+        return b"%b:%b:{" % (self._root, epoch.encode())
+
     def lease(self, entry: bytes) -> bytes:
         return self._quiet + entry[len(self._root) :]
+
+    def record(self, name: str) -> bytes:
+        """What is known of the cache as a whole, by name."""
+        return b"%b:record:%b" % (self._root, part("record", name).encode())
 
     def tag(self, epoch: str, tag: str) -> bytes:
         return b"%b:%b:tag:%b" % (self._quiet, epoch.encode(), part("tags", tag).encode())
@@ -182,9 +194,9 @@ class CollectionKeys:
 
     __slots__ = ("_root", "build", "generations", "lease", "meta", "scope", "used", "uses")
 
-    def __init__(self, namespace: str, tenant: str, collection: str) -> None:
-        self.scope = f"{namespace}:{tenant}:vector:{collection}"
-        self._root = f"{namespace}!:{tenant}:vector:{{{tenant}:{collection}}}".encode()
+    def __init__(self, namespace: str, tenant: str, kind: str, collection: str) -> None:
+        self.scope = f"{namespace}:{tenant}:{kind}:{collection}"
+        self._root = f"{namespace}!:{tenant}:{kind}:{{{tenant}:{collection}}}".encode()
         self.meta = self._root + b":meta"
         self.build = self._root + b":build"
         self.lease = self._root + b":lease"

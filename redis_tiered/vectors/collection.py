@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -22,10 +22,9 @@ from redis_tiered.vectors.document import (
 from redis_tiered.vectors.engine import Query
 from redis_tiered.vectors.filters import Filter
 from redis_tiered.vectors.place import Options, Place, milliseconds
-from redis_tiered.vectors.reading import Reading
-from redis_tiered.vectors.upkeep import Drift, Progress, Rebuilt, Upkeep, Usage
+from redis_tiered.vectors.shared import Shared
+from redis_tiered.vectors.upkeep import Drift, Progress, Rebuilt, Usage
 from redis_tiered.vectors.words import words
-from redis_tiered.vectors.writing import Writing
 
 __all__ = ["Collection", "CollectionInfo"]
 
@@ -36,8 +35,6 @@ _ENGINES: Final = ("auto", "local", "redisvl")
 _ALGORITHMS: Final = ("hnsw", "flat", "svs-vamana")
 _DTYPES: Final = ("float32", "float16")
 _PAYLOADS: Final = ("redis", "durable")
-_SWEEP: Final = 60.0
-_FLUSH: Final = 5.0
 
 
 class CollectionInfo(NamedTuple):
@@ -157,7 +154,7 @@ class Collection:
         )
         keys = tiers.keys.collection(name)
         self._shared = tiers.shared(
-            ("collection", keys.scope, options), lambda: _Shared(Place(tiers, keys, options))
+            ("collection", keys.scope, options), lambda: Shared(Place(tiers, keys, options))
         )
         self._place = self._shared.place
         self._writing = self._shared.writing
@@ -678,82 +675,6 @@ class Collection:
         if self._place.options.track_access and found:
             yield from self._upkeep.use([document.id.encode() for document in found])
             self._shared.flush_later()
-
-
-class _Shared:
-    """What all `Collection`s of a process with the same name and options have in common."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.writing = Writing(place)
-        self.reading = Reading(place)
-        self.upkeep = Upkeep(place)
-        self.writing.ids = self.reading.ids
-        self._flushes = False
-        self._rebuilds = False
-        self._sweeps_until = 0
-        if place.options.auto_rebuild and place.durable:
-            place.on_absent = self._rebuild_later
-        place.tiers.on_fork(self)
-
-    def _later(self, job: Callable[[], float | None], after: float) -> None:
-        self.place.tiers.housekeeper.submit(job, after=after)
-
-    def _rebuild_later(self) -> None:
-        if not self._rebuilds:
-            self._rebuilds = True
-            self._later(self._rebuild, 0.2)
-
-    def _rebuild(self) -> float | None:
-        """Bring Redis up to the durable tier, in the shortest way that will do."""
-        self._rebuilds = False
-        try:
-            self.place.tiers.run(self.upkeep.restore())
-        except (TierError, InvalidInput) as error:
-            self.place.note(error)  # the next query that finds it so asks again
-        return None
-
-    def sweep_later(self, lives: float) -> None:
-        """Remove expired documents from time to time, until those that live so long are gone."""
-        idle = self._sweeps_until == 0
-        self._sweeps_until = max(self._sweeps_until, milliseconds() + int(lives * 1000))
-        if idle:
-            self._later(self._sweep, min(_SWEEP, lives + 1.0))
-
-    def _sweep(self) -> float | None:
-        try:
-            while self.place.tiers.run(self.writing.remove_expired()):
-                pass
-        except TierError as error:
-            self.place.note(error)
-        if milliseconds() > self._sweeps_until:
-            self._sweeps_until = 0
-            return None
-        return _SWEEP
-
-    def flush_later(self) -> None:
-        if not self._flushes and self.place.durable:
-            self._flushes = True
-            self._later(self._flush, _FLUSH)
-
-    def _flush(self) -> float | None:
-        self._flushes = False
-        self.flush()
-        return None
-
-    def flush(self) -> None:
-        """Write what was counted, also before the process ends."""
-        if not self.place.options.track_access:
-            return
-        try:
-            self.place.tiers.run(self.upkeep.flush_uses())
-        except TierError as error:
-            self.place.note(error)
-
-    def reset_after_fork(self) -> None:
-        self._flushes = self._rebuilds = False
-        self._sweeps_until = 0
-        self.place.reset_after_fork()
 
 
 class _Shown:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from redis_tiered.vectors.document import Metric, Vector
 
-__all__ = ["Product", "Scale", "exact", "gathered", "squares", "unit"]
+__all__ = ["Product", "Scale", "close", "exact", "gathered", "squares", "unit"]
 
 Doubles = NDArray[np.float64]
 _UNIT: Final = 2.0**-24  # rounding of float32
@@ -84,6 +84,15 @@ def exact(metric: Metric, matrix: Vector, slots: NDArray[np.intp], query: Vector
             found[none | nowhere] = 1  # what has no direction is orthogonal to everything
         made[start : start + step] = found
     return made
+
+
+def close(matrix: Vector, slots: NDArray[np.intp], query: Vector) -> Doubles:
+    """As `exact` under "cosine", where rows and query are of norm 1: in a third of the time, right to
+    2e-7."""
+    rows = matrix[slots].astype(np.float64)
+    # Not by BLAS: see `_squares`.
+    found: Doubles = 1 - np.einsum("ij,j->i", rows, query.astype(np.float64))
+    return found
 
 
 def gathered(matrix: Vector, slots: NDArray[np.intp], query: Vector) -> Vector:
@@ -158,7 +167,9 @@ class Scale:
 
     def __init__(self, metric: Metric, query: Vector, largest: float) -> None:
         self._metric = metric
-        self._square = float((query.astype(np.float64) ** 2).sum())
+        # Under "cosine" nothing asks for it.
+        known = metric == "cosine"
+        self._square = 1.0 if known else float((query.astype(np.float64) ** 2).sum())
         self._norm = self._square**0.5
         self._largest = largest
         self.usable = metric == "cosine" or self._norm + largest < _HUGE

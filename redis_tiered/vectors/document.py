@@ -26,6 +26,7 @@ __all__ = [
     "checked_id",
     "checked_vector",
     "drafted",
+    "dumped_metadata",
     "loaded_metadata",
     "score_of",
 ]
@@ -176,22 +177,9 @@ def drafted(
 
 
 def _draft(document: Document, where: str, vector: Vector, now: int, expires: int | None) -> Draft:
-    from redis_tiered.vectors.terms import checked_field
-
-    if not isinstance(document.metadata, Mapping):
-        raise InvalidInput(
-            f"{where}.metadata must be a mapping, got {type(document.metadata).__name__}"
-        )
-    for name in document.metadata:
-        checked_field(f"{where}.metadata", name)
     if not isinstance(document.payload, bytes):
         raise InvalidInput(f"{where}.payload must be bytes, got {type(document.payload).__name__}")
-    fields = {name: _plain(value) for name, value in document.metadata.items()}
-    writer = Writer()
-    try:
-        metadata = writer.dumped(writer.value(fields), lambda: CarefulWriter().value(fields))
-    except Refused as refused:
-        raise refused.invalid(f"{where}.metadata", KINDS) from None
+    metadata, fields = dumped_metadata(f"{where}.metadata", document.metadata)
     draft = Draft(
         checked_id(f"{where}.id", secrets.token_hex(16) if _empty(document.id) else document.id),
         vector.astype("<f4").tobytes(),
@@ -206,6 +194,27 @@ def _draft(document: Document, where: str, vector: Vector, now: int, expires: in
     if sum(map(len, draft[:6])) > _MAX_BYTES:
         raise InvalidInput(f"{where} has more than {_MAX_BYTES} bytes")
     return draft
+
+
+def dumped_metadata(name: str, given: object) -> tuple[bytes, dict[str, Any]]:
+    """Metadata encoded, and as plain values.
+
+    Raises:
+        InvalidInput: it cannot be stored; the error names the argument `name`.
+    """
+    from redis_tiered.vectors.terms import checked_field
+
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"{name} must be a mapping, got {type(given).__name__}")
+    for field_name in given:
+        checked_field(name, field_name)
+    fields = {key: _plain(value) for key, value in given.items()}
+    writer = Writer()
+    try:
+        encoded = writer.dumped(writer.value(fields), lambda: CarefulWriter().value(fields))
+    except Refused as refused:
+        raise refused.invalid(name, KINDS) from None
+    return encoded, fields
 
 
 def _empty(id: object) -> bool:

@@ -10,7 +10,18 @@ from redis_tiered.flow import Flow
 from redis_tiered.vectors.document import Row, Vector
 from redis_tiered.vectors.filters import Filter
 
-__all__ = ["Answer", "Engine", "EngineName", "Found", "Query", "Word", "content", "loaded_content"]
+__all__ = [
+    "Answer",
+    "Engine",
+    "EngineName",
+    "Found",
+    "Near",
+    "Nearby",
+    "Query",
+    "Word",
+    "content",
+    "loaded_content",
+]
 
 EngineName = Literal["local", "redisvl"]
 Word = str | bytes | int | float
@@ -31,6 +42,7 @@ class Query:
         max_distance: how far at most; None: any.
         vectors: whether vectors are wanted in the answer.
         now: milliseconds since 1970; what expired before is not there.
+        news: what Redis said a moment ago of changes, for the engine that asked; None: nothing.
     """
 
     vector: Vector | None = None
@@ -44,6 +56,7 @@ class Query:
     max_distance: float | None = None
     vectors: bool = False
     now: int = 0
+    news: Any = None
 
 
 class Found(NamedTuple):
@@ -57,6 +70,29 @@ class Found(NamedTuple):
 
     row: Row
     value: float
+
+
+class Near(NamedTuple):
+    """A document of `Neighbours` that was found.
+
+    Attributes:
+        id: of the document.
+        cosine: of its vector as it is kept to what was asked for, -1 to 1.
+        text, metadata: as they were put; the metadata is shared, and not to be changed.
+    """
+
+    id: str
+    cosine: float
+    text: str
+    metadata: dict[str, Any]
+
+
+class Nearby(NamedTuple):
+    """What Redis knows, as `Answer`; of documents that are `lean`."""
+
+    generation: str
+    water: int
+    found: list[Near]
 
 
 class Answer(NamedTuple):
@@ -81,6 +117,10 @@ class Engine(Protocol):
 
     name: EngineName
 
+    @property
+    def parts(self) -> int:
+        """In how many hashes of the collection, if it has such, a document is."""
+
     def layout(self, dims: int) -> str:
         """How documents lie in Redis, as text: processes that differ in it must not mix."""
 
@@ -98,6 +138,9 @@ class Engine(Protocol):
 
     def search(self, query: Query) -> Flow[Answer | None]:
         """By vector, nearest first; by words, best first; by neither, oldest first."""
+
+    def near(self, query: Query) -> Flow[Nearby | None]:
+        """By a vector of norm 1 under "cosine", where documents are lean: nearest first, then by id."""
 
     def count(self, query: Query) -> Flow[int | None]:
         """How many documents a query by neither vector nor words finds."""

@@ -19,9 +19,11 @@ from redis_tiered.errors import InvalidInput
 from redis_tiered.vectors.ann import CROSSOVER, Graph, require
 from redis_tiered.vectors.distances import Product, unit
 from redis_tiered.vectors.document import METRICS, Metric, Vector
+from redis_tiered.vectors.engine import Near
 from redis_tiered.vectors.filters import Filter
+from redis_tiered.vectors.local_values import Kept
 from redis_tiered.vectors.matrix import NEVER, Rows
-from redis_tiered.vectors.screening import View, nearest
+from redis_tiered.vectors.screening import View, candidates, nearest
 
 __all__ = ["Index"]
 
@@ -103,12 +105,14 @@ class Index:
         metadata: Sequence[bytes],
         parents: Sequence[bytes],
         expires: Sequence[int | None],
+        kept: Sequence[Kept | None] | None = None,
     ) -> None:
         """As `put` one after the other; a search sees all of it or nothing.
 
         Args:
             ids, versions, metadata, parents, expires: of each document.
             vectors: of shape `(len(ids), dims)`.
+            kept: what `near` is to give of each.
         """
         given = np.ascontiguousarray(vectors, np.float32)
         if given.shape != (len(ids), self.dims):
@@ -121,7 +125,7 @@ class Index:
             given = unit(given)
         ends = [NEVER if end is None else end for end in expires]
         with self._lock:
-            self._rows.put_many(ids, versions, given, metadata, parents, ends)
+            self._rows.put_many(ids, versions, given, metadata, parents, ends, kept)
 
     def remove(self, id: bytes, version: int) -> None:
         """Take a document away.
@@ -161,19 +165,49 @@ class Index:
             now: milliseconds since 1970; what expires then or before is not found.
             max_distance: how far at most; None: any.
         """
-        query = np.ascontiguousarray(vector, np.float32)
-        if query.shape != (self.dims,):
-            raise InvalidInput(f"vector must have shape {(self.dims,)}, got {query.shape}")
-        if k is not None and k < 1:
-            return []
-        if self.metric == "cosine":
-            query = unit(query[None])[0]
+        query = self._query(vector)
         view = self._view(where, ids, parents, now)
         try:
-            return nearest(self.metric, view, query, k, max_distance)
+            found = nearest(self.metric, view, query, k, max_distance)
+            versions = view.versions[[slot for _, _, slot in found]].tolist() if found else []
+            return [
+                (id, version, distance)
+                for (distance, id, _), version in zip(found, versions, strict=True)
+            ]
         finally:
-            with self._lock:
-                view.slots.leave(view.ticket)
+            self._leave(view)
+
+    def near(
+        self, vector: Vector, k: int | None, parents: Collection[bytes] | None, now: int
+    ) -> list[Near]:
+        """As `search` under "cosine", of the documents that were kept; cosines are right to 2e-7.
+
+        Args:
+            vector: float32, of shape `(dims,)` and of norm 1.
+        """
+        view = self._view(None, None, parents, now)
+        try:
+            slots, distances = candidates(self.metric, view, vector, k)
+            found = sorted(zip(distances, slots, strict=True))
+            if len(set(distances)) < len(distances):  # not before, as it costs to look at objects
+                found.sort(key=lambda one: (one[0], view.ids[one[1]]))
+            return [
+                Near(kept.id, 1.0 - distance, kept.text, kept.metadata)
+                for distance, slot in found[:k]
+                if (kept := view.kept[slot]) is not None
+            ]
+        finally:
+            self._leave(view)
+
+    def _query(self, vector: ArrayLike) -> Vector:
+        query: Vector = np.ascontiguousarray(vector, np.float32)
+        if query.shape != (self.dims,):
+            raise InvalidInput(f"vector must have shape {(self.dims,)}, got {query.shape}")
+        return unit(query[None])[0] if self.metric == "cosine" else query
+
+    def _leave(self, view: View) -> None:
+        with self._lock:
+            view.slots.leave(view.ticket)
 
     def _view(
         self,
@@ -189,6 +223,7 @@ class Index:
                 rows.matrix,
                 rows.squares,
                 rows.ids,
+                rows.kept,
                 rows.versions,
                 rows.largest,
                 rows.used,

@@ -7,13 +7,13 @@ or, in a new process, everything. To ask rides in the round trip of the query.
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -22,27 +22,28 @@ from redis_tiered.flow import Call, Command, Flow, Redis, Wait
 from redis_tiered.keys import CollectionKeys
 from redis_tiered.tiers.memory import Memory
 from redis_tiered.vectors import scripts
-from redis_tiered.vectors.document import Metric, Row, Vector
+from redis_tiered.vectors.changes import Changes, News, changes_of, scored
+from redis_tiered.vectors.document import Metric, Row
 from redis_tiered.vectors.engine import (
     Answer,
     EngineName,
     Found,
+    Near,
+    Nearby,
     Query,
     Word,
-    content,
-    loaded_content,
 )
 from redis_tiered.vectors.index import Index
+from redis_tiered.vectors.local_values import Apart, Together, Values, kept
 
 __all__ = ["Copies", "LocalEngine"]
 
 _PAGE: Final = 1000
 _PATIENCE: Final = 10.0  # seconds that one who needs a copy waits for another who loads it
-_STAMP: Final = 8
 _TRIES: Final = 3
 _DOUBTS: Final = 4
-_MAX_HALF: Final = 65504
 _PER_DOCUMENT: Final = 200  # bytes of the index beside the vector
+_PER_ROW: Final = 400  # and beside that, where the index has all of a document
 # Numbers in a matrix: above, a search takes so long that it would hold up an event loop.
 _INLINE: Final = 2_000_000
 _NAN: Final = float("nan")
@@ -52,6 +53,7 @@ class _Copy:
     """What this process has of one generation.
 
     Attributes:
+        number: which it is among all of this process.
         water: the version up to which the index has every change.
         heard: the version up to which it knows what was removed; before the first load is done,
             what was removed before that began need not be known.
@@ -59,7 +61,10 @@ class _Copy:
         loading: done when somebody who loads much is done; None: nobody does.
     """
 
+    _numbers: ClassVar[Iterator[int]] = itertools.count()
+
     def __init__(self, generation: str, heard: int, index: Index, incarnation: int) -> None:
+        self.number = next(self._numbers)
         self.generation = generation
         self.incarnation = incarnation
         self.index = index
@@ -112,18 +117,6 @@ class Copies:
                 surplus -= size
 
 
-class _News(NamedTuple):
-    """What Redis says when it is asked; `changed` and `removed` are at most a page."""
-
-    generation: str
-    layout: str
-    water: int
-    forgotten: int
-    documents: int
-    changed: list[tuple[bytes, int]]
-    removed: list[tuple[bytes, int]]
-
-
 class LocalEngine:
     """See `redis_tiered.vectors.engine.Engine`.
 
@@ -134,6 +127,7 @@ class LocalEngine:
         metric: how vectors are compared.
         half: keep vectors in Redis as float16.
         contents: keep texts and payloads in Redis.
+        lean: keep each document as one value, and all of it in the index.
         approximate: beyond a size, use an index that may miss some (needs faiss).
         incarnation: counts how often Redis was away, where it is all there is; else constant.
         numbers: whether Redis is all there is.
@@ -150,6 +144,7 @@ class LocalEngine:
         *,
         half: bool,
         contents: bool,
+        lean: bool = False,
         approximate: bool,
         incarnation: Callable[[], int] = lambda: 0,
         numbers: bool = False,
@@ -160,6 +155,9 @@ class LocalEngine:
         self._metric: Metric = metric
         self._half = half
         self._contents = contents
+        self._values: Values = (
+            Together(metric, half=half) if lean else Apart(metric, half=half, contents=contents)
+        )
         self._approximate = approximate
         self._incarnation = incarnation
         self._numbers = numbers
@@ -189,18 +187,20 @@ class LocalEngine:
                 "metric": self._metric,
                 "dtype": "float16" if self._half else "float32",
                 "payload": "redis" if self._contents else "durable",
+                **({"values": "together"} if self._values.whole else {}),
             },
             sort_keys=True,
         )
+
+    @property
+    def parts(self) -> int:
+        return self._values.parts
 
     def keys(self, generation: str) -> tuple[bytes, ...]:
         return self._keys.local(generation)
 
     def words(self, row: Row) -> tuple[Word, ...]:
-        vector = self._halved(row.vector) if self._half else row.vector
-        first = (0 if row.expires is None else row.expires).to_bytes(8, "big") + vector
-        second = len(row.parent).to_bytes(2, "big") + row.parent + row.metadata
-        return (first, second, content(row)) if self._contents else (first, second)
+        return self._values.words(row)
 
     def create(self, generation: str, dims: int) -> Flow[None]:
         yield from ()
@@ -215,6 +215,16 @@ class LocalEngine:
             return  # it did not, or is not there
 
     # Reading.
+
+    def ask(self) -> tuple[Command, ...]:
+        """What to ask Redis where a search soon follows: `News` of the replies is `Query.news`."""
+        copy = self._copy
+        if copy is None or copy.water == 0 or copy.loading is not None:
+            return ()
+        _, ids, gone, _ = self._keys.log(copy.generation)
+        token = f"{copy.number} {self._incarnation()}"
+        since = (f"({copy.water}", f"({copy.heard}", _PAGE, token)
+        return (("EVAL", scripts.CHANGES, 3, self._keys.meta, ids, gone, *since),)
 
     def search(self, query: Query) -> Flow[Answer | None]:
         _check_native(query)
@@ -244,6 +254,16 @@ class LocalEngine:
                     ],
                 )
 
+    def near(self, query: Query) -> Flow[Nearby | None]:
+        copy = yield from self._synchronised(query.news)
+        if copy is None:
+            return None
+        if _is_quick(copy.index):
+            found = _near(copy.index, query)
+        else:
+            found = yield Call("index", _near, (copy.index, query))
+        return Nearby(copy.generation, copy.water, found)
+
     def remembered(self, version: int, query: Query) -> Flow[list[tuple[bytes, int, float]] | None]:
         """Ids, versions and distances of a search without Redis; None: the index is not complete up
         to that version."""
@@ -265,7 +285,7 @@ class LocalEngine:
         which: Command = ("HMGET", self._keys.meta, "g", "l", "w")
         while True:
             generation = self._generation
-            asked = () if generation is None else self._asked(generation, ids, vectors=True)
+            asked = () if generation is None else self._asks(generation, ids)
             ticket = self._memory.ticket()
             # Asked first: what follows has all changes up to then. Asked last: it was there.
             (_, _, water), *replies, (name, layout, _) = yield Redis((which, *asked, which))
@@ -275,7 +295,7 @@ class LocalEngine:
                 break
             self._generation = name.decode()
         assert generation is not None
-        rows = self._received(generation, ids, replies, ticket, vectors=True)
+        rows = self._received(generation, ids, replies, ticket)
         if absent := [id for id in ids if id not in rows]:
             rows |= yield from self._written_since(generation, absent)
         found = [rows[id] if vectors else rows[id]._replace(vector=b"") for id in ids if id in rows]
@@ -321,14 +341,13 @@ class LocalEngine:
 
     def _found(self, copy: _Copy, query: Query) -> Flow[list[tuple[bytes, int, float]]]:
         """Ids, versions and distances, from the index alone."""
-        size = len(copy.index)
         if query.vector is None:
             listed = copy.index.listed(
                 where=query.where, ids=query.ids, parents=query.parents, now=query.now
             )
             end = None if query.k is None else query.offset + query.k
             return [(id, version, _NAN) for id, version in listed[query.offset : end]]
-        if size * len(query.vector) <= _INLINE:
+        if _is_quick(copy.index):
             return _searched(copy.index, query)
         found: list[tuple[bytes, int, float]] = yield Call("index", _searched, (copy.index, query))
         return found
@@ -342,8 +361,7 @@ class LocalEngine:
                     continue
                 held = self._memory.get(self._keys.content(copy.generation, version))
                 if held is not None:
-                    end = 4 + int.from_bytes(held[:4], "big")
-                    known[id] = _row(id, held[4:end], held[end:])
+                    known[id] = self._values.remembered(id, held)
         return (yield from self._fetched(copy.generation, ids, vectors=vectors, known=known))
 
     def _fetched(
@@ -351,20 +369,14 @@ class LocalEngine:
     ) -> Flow[list[Row | None]]:
         if missing := [id for id in ids if id not in known]:
             ticket = self._memory.ticket()
-            replies = yield Redis(self._asked(generation, missing, vectors=vectors))
+            replies = yield Redis(self._asks(generation, missing, vectors=vectors))
             known |= self._received(generation, missing, replies, ticket, vectors=vectors)
         return [known.get(id) for id in ids]
 
-    def _asked(
-        self, generation: str, ids: Sequence[bytes], *, vectors: bool
+    def _asks(
+        self, generation: str, ids: Sequence[bytes], *, vectors: bool = True
     ) -> tuple[Command, ...]:
-        vectors_key, metadata_key, contents_key = self._keys.local(generation)
-        keys = [metadata_key]
-        if self._contents:
-            keys.append(contents_key)
-        if vectors:
-            keys.append(vectors_key)
-        return tuple([("HMGET", key, *ids) for key in keys])
+        return self._values.asks(self._keys.local(generation), ids, vectors=vectors)
 
     def _received(
         self,
@@ -373,31 +385,25 @@ class LocalEngine:
         replies: Sequence[Any],
         ticket: int,
         *,
-        vectors: bool,
+        vectors: bool = True,
     ) -> dict[bytes, Row]:
-        """What `_asked` was answered; a document that is not whole is left out."""
-        stored, none = iter(replies), [None] * len(ids)
-        metadata = next(stored)
-        contents = next(stored) if self._contents else none
-        numbers = next(stored) if vectors else none
+        """What `_asks` was answered; a document that is not whole is left out."""
         rows: dict[bytes, Row] = {}
-        for id, first, second, third in zip(ids, metadata, contents, numbers, strict=True):
-            if first is None or (second is None and self._contents) or (third is None and vectors):
-                continue
-            body = b"" if second is None else second[_STAMP:]
-            row = _row(id, first, body)
-            held = len(first).to_bytes(4, "big") + first + body
-            self._memory.put(self._keys.content(generation, row.version), held, ticket)
-            if vectors:
-                expires, vector = self._vector(third)
-                row = row._replace(vector=vector.tobytes(), expires=expires)
-            rows[id] = row
+        for row, held in self._values.received(ids, replies, vectors=vectors):
+            if held:
+                key = self._keys.content(generation, row.version)
+                self._memory.put(key, held, ticket)
+            rows[row.id] = row
         return rows
 
     # The log of changes.
 
-    def _synchronised(self) -> Flow[_Copy | None]:
-        """This process's copy, with every change that Redis had when it was asked."""
+    def _synchronised(self, told: News | None = None) -> Flow[_Copy | None]:
+        """This process's copy, with every change that Redis had when it was asked.
+
+        Args:
+            told: what it said already.
+        """
         waited, doubts = False, 0
         while True:
             copy = self._copy
@@ -405,8 +411,12 @@ class LocalEngine:
                 waited = True
                 yield Wait(copy.loading, _PATIENCE)
                 continue
-            incarnation = self._incarnation()
-            news = yield from self._news(copy)
+            taken = None if told is None or copy is None else told.take(copy.number)
+            if taken is None:
+                incarnation = self._incarnation()
+                news = changes_of((yield Redis(self._questions(copy))))
+            else:
+                news, incarnation = taken
             if news is None:
                 return None
             if (
@@ -455,7 +465,8 @@ class LocalEngine:
         [(expected, count)] = yield Redis((("EVAL", scripts.COUNTED, 2, *keys),))
         if count < expected:
             raise _lost()
-        if count * (4 * dims + _PER_DOCUMENT) > self._copies.max_bytes:
+        size = 4 * dims + _PER_DOCUMENT + (_PER_ROW if self._values.whole else 0)
+        if count * size > self._copies.max_bytes:
             raise TierUnavailable(
                 "index",
                 "memory",
@@ -463,24 +474,12 @@ class LocalEngine:
                 f"{self._copies.max_bytes}; the search module needs none",
             )
 
-    def _news(self, copy: _Copy | None) -> Flow[_News | None]:
-        commands: list[Command] = [("HMGET", self._keys.meta, "g", "l", "w", "f", "n")]
-        if copy is not None:
-            commands += self._pages(copy.generation, copy.water, copy.heard)
-        replies = yield Redis(tuple(commands))
-        generation, layout, water, forgotten, count = replies[0]
-        if generation is None:
-            return None
-        changed, removed = map(_scored, replies[1:]) if copy is not None else ([], [])
-        return _News(
-            generation.decode(),
-            layout.decode(),
-            int(water),
-            int(forgotten),
-            int(count or 0),
-            changed,
-            removed,
-        )
+    def _questions(self, copy: _Copy | None) -> tuple[Command, ...]:
+        """What to ask for `changes_of`."""
+        which: Command = ("HMGET", self._keys.meta, "g", "l", "w", "f", "n")
+        if copy is None:
+            return (which,)
+        return (which, *self._pages(copy.generation, copy.water, copy.heard))
 
     def _pages(self, generation: str, changed: int, removed: int) -> list[Command]:
         _, ids, gone, _ = self._keys.log(generation)
@@ -489,7 +488,7 @@ class LocalEngine:
             for key, since in ((ids, changed), (gone, removed))
         ]
 
-    def _take(self, copy: _Copy, news: _News) -> Flow[None]:
+    def _take(self, copy: _Copy, news: Changes) -> Flow[None]:
         """Bring the index up to what Redis had when it was asked."""
         changed, removed = news.changed, news.removed
         loading: Future[None] | None = None
@@ -506,7 +505,7 @@ class LocalEngine:
                 since = changed[-1][1] if changed else since
                 heard = removed[-1][1] if removed else heard
                 pages = self._pages(copy.generation, since, heard)
-                changed, removed = map(_scored, (yield Redis(tuple(pages))))
+                changed, removed = map(scored, (yield Redis(tuple(pages))))
         finally:
             if loading is not None:
                 copy.loading = None
@@ -521,64 +520,23 @@ class LocalEngine:
         }
         if not wanted:
             return
-        vectors_key, metadata_key, _ = self._keys.local(copy.generation)
-        vectors, metadata = yield Redis(
-            (("HMGET", vectors_key, *wanted), ("HMGET", metadata_key, *wanted))
-        )
-        held = [
-            (id, int.from_bytes(first[:_STAMP], "big"), self._vector(first), _row(id, second, b""))
-            for id, first, second in zip(wanted, vectors, metadata, strict=True)
-            if first is not None and second is not None and len(first) == self._length(copy)
-        ]
-        whole = {id for id, _, _, _ in held}
+        ids = list(wanted)
+        values = self._values
+        replies = yield Redis(values.loads(self._keys.local(copy.generation), ids))
+        held = values.loaded(ids, replies, copy.index.dims)
+        whole = {row.id for row, _ in held}
         absent = {id: version for id, version in wanted.items() if id not in whole}
         yield from self._check_removed(copy.generation, absent)
         if held:
             copy.index.put_many(
-                [id for id, _, _, _ in held],
-                [version for _, version, _, _ in held],
-                np.stack([vector for _, _, (_, vector), _ in held]),
-                [row.metadata for _, _, _, row in held],
-                [row.parent for _, _, _, row in held],
-                [expires for _, _, (expires, _), _ in held],
+                [row.id for row, _ in held],
+                [row.version for row, _ in held],
+                np.stack([vector for _, vector in held]),
+                [b"" if values.whole else row.metadata for row, _ in held],
+                [row.parent for row, _ in held],
+                [row.expires for row, _ in held],
+                [kept(row) for row, _ in held] if values.whole else None,
             )
-
-    def _length(self, copy: _Copy) -> int:
-        """Bytes of a vector in Redis."""
-        return 2 * _STAMP + (2 + 2 * copy.index.dims if self._half else 4 * copy.index.dims)
-
-    def _halved(self, vector: bytes) -> bytes:
-        """As float16, behind the exponent of two that the numbers were divided by.
-
-        Under "cosine" they are divided if they are too large or too small for float16: it is the
-        direction that counts.
-
-        Raises:
-            InvalidInput: a number is too large.
-        """
-        numbers, exponent = np.frombuffer(vector, "<f4"), 0
-        largest = float(np.abs(numbers).max())
-        if self._metric == "cosine":
-            exponent = math.frexp(largest)[1]
-            if -6 <= exponent <= 15:
-                exponent = 0
-            else:
-                numbers = np.ldexp(numbers, -exponent)
-        elif largest > _MAX_HALF:
-            raise InvalidInput(
-                f"vector must hold numbers from -{_MAX_HALF} to {_MAX_HALF} for "
-                f'dtype="float16", got {largest:g}'
-            )
-        return exponent.to_bytes(2, "big", signed=True) + numbers.astype("<f2").tobytes()
-
-    def _vector(self, stored: bytes) -> tuple[int | None, Vector]:
-        expires = int.from_bytes(stored[_STAMP : 2 * _STAMP], "big") or None
-        start = 2 * _STAMP
-        if not self._half:
-            return expires, np.frombuffer(stored, "<f4", offset=start).astype(np.float32)
-        exponent = int.from_bytes(stored[start : start + 2], "big", signed=True)
-        numbers = np.frombuffer(stored, "<f2", offset=start + 2).astype(np.float32)
-        return expires, np.ldexp(numbers, exponent) if exponent else numbers
 
 
 def _lost() -> TierReplyError:
@@ -593,8 +551,16 @@ def _check_native(query: Query) -> None:
         )
 
 
-def _scored(reply: list[bytes]) -> list[tuple[bytes, int]]:
-    return [(reply[i], int(float(reply[i + 1]))) for i in range(0, len(reply), 2)]
+def _is_quick(index: Index) -> bool:
+    return len(index) * index.dims <= _INLINE
+
+
+def _near(index: Index, query: Query) -> list[Near]:
+    vector = query.vector
+    assert vector is not None
+    if vector.shape != (index.dims,):
+        raise InvalidInput(f"vector must have {index.dims} dimensions, got {len(vector)}")
+    return index.near(vector, query.k, query.parents, query.now)
 
 
 def _searched(index: Index, query: Query) -> list[tuple[bytes, int, float]]:
@@ -610,13 +576,3 @@ def _searched(index: Index, query: Query) -> list[tuple[bytes, int, float]]:
         max_distance=query.max_distance,
     )
     return found[query.offset :]
-
-
-def _row(id: bytes, metadata: bytes, contents: bytes) -> Row:
-    """A document of its two values in Redis, each behind its stamp."""
-    version = int.from_bytes(metadata[:_STAMP], "big")
-    start = _STAMP + 2 + int.from_bytes(metadata[_STAMP : _STAMP + 2], "big")
-    text, payload = loaded_content(contents) if contents else (b"", b"")
-    return Row(
-        version, id, b"", metadata[start:], text, payload, metadata[_STAMP + 2 : start], None
-    )

@@ -15,6 +15,7 @@ from redis_tiered.vectors.columns import Columns
 from redis_tiered.vectors.distances import squares
 from redis_tiered.vectors.document import Metric, Vector
 from redis_tiered.vectors.filters import Filter
+from redis_tiered.vectors.local_values import Kept
 from redis_tiered.vectors.slots import Slots
 
 __all__ = ["NEVER", "Rows"]
@@ -22,6 +23,7 @@ __all__ = ["NEVER", "Rows"]
 NEVER: Final = (1 << 63) - 1
 _LEAST: Final = 64
 _REMOVALS: Final = 1 << 17
+_KEPT: Final = 450  # bytes of a document's objects, beside what they hold
 
 
 class Rows:
@@ -34,6 +36,7 @@ class Rows:
         slots: which rows are free.
         slot_of: the row of each document.
         ids, matrix, versions: by row; of norm 1 under "cosine".
+        kept: by row the document itself; None: the index does not have it.
         squares: of the rows' norms; empty under "cosine".
         alive: which rows have documents.
         largest: no norm is larger; not kept under "cosine".
@@ -47,6 +50,7 @@ class Rows:
         self.slots = Slots()
         self.slot_of: dict[bytes, int] = {}
         self.ids: list[bytes] = [b""] * _LEAST
+        self.kept: list[Kept | None] = [None] * _LEAST
         self.matrix: Vector = np.empty((_LEAST, dims), np.float32)
         self.squares: Vector = np.empty(0 if metric == "cosine" else _LEAST, np.float32)
         self.versions: NDArray[np.int64] = np.empty(_LEAST, np.int64)
@@ -74,6 +78,7 @@ class Rows:
         metadata: Sequence[bytes],
         parents: Sequence[bytes],
         expires: Sequence[int],
+        kept: Sequence[Kept | None] | None,
     ) -> None:
         """See `Index.put_many`; vectors are of norm 1 under "cosine", and `NEVER` is no end."""
         taken: list[int] = []
@@ -84,6 +89,9 @@ class Rows:
                 slots.append(slot)
                 self._columns.put(slot, metadata[i])
                 self._parents.numbers[slot] = self._parents.of(parents[i])
+                if kept is not None:
+                    self.kept[slot] = document = kept[i]
+                    self._held += _size(document)
         if not slots:
             return
         self._parents.tidy(self.alive[: self.used])
@@ -129,7 +137,7 @@ class Rows:
         self.alive[slot] = False
         self._columns.drop(slot)
         self.slots.give(slot)
-        self._held -= len(self.ids[slot])
+        self._held -= len(self.ids[slot]) + _size(self.kept[slot])
         if self.graph is not None:
             self.graph.drop(slot)
         if self.touched is not None:
@@ -160,6 +168,7 @@ class Rows:
         if self._metric != "cosine":
             self.squares = _resized(self.squares, used, capacity)
         self.ids += [b""] * (capacity - used)
+        self.kept += [None] * (capacity - used)
         self._columns.resize(capacity)
         self._parents.resize(capacity)
         self._capacity = capacity
@@ -169,8 +178,10 @@ class Rows:
         slots = self.alive.nonzero()[0]
         count = len(slots)
         self.ids = [self.ids[slot] for slot in slots.tolist()]
+        self.kept = [self.kept[slot] for slot in slots.tolist()]
         self.slot_of = {id: slot for slot, id in enumerate(self.ids)}
         self.ids += [b""] * (capacity - count)
+        self.kept += [None] * (capacity - count)
         self.matrix = _resized(self.matrix[slots], count, capacity)
         self.versions = _resized(self.versions[slots], count, capacity)
         self._expires = _resized(self._expires[slots], count, capacity)
@@ -222,12 +233,18 @@ class Rows:
             + 65 * len(self.slot_of)  # an id and the number of its row, as objects
             + sys.getsizeof(self.slot_of)
             + sys.getsizeof(self.ids)
+            + sys.getsizeof(self.kept)
             + 200 * len(self._removed)
             + self._columns.bytes
             + self._parents.bytes
             + self.slots.bytes
             + (0 if self.graph is None else self.graph.bytes)
         )
+
+
+def _size(kept: Kept | None) -> int:
+    """Bytes of a document, estimated."""
+    return 0 if kept is None else _KEPT + 100 * len(kept.metadata) + len(kept.text)
 
 
 def _both(found: Mask, other: Mask | None) -> Mask:

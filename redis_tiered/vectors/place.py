@@ -52,10 +52,12 @@ class Options(NamedTuple):
     approximate: bool = False
     track_access: bool = False
     auto_rebuild: bool = True
+    lean: bool = False  # found by vector, parent and id alone, without payload; see `Neighbours`
 
 
 class Item(NamedTuple):
-    """A change as `scripts.APPLY` gets it; `kind` is `u` for a document, `r` for a removal."""
+    """A change as `scripts.APPLY` gets it; `kind` is `u` for a document, `r` for a removal, and
+    `u7` for a document if it is of version 7 now."""
 
     kind: str
     id: bytes
@@ -134,6 +136,7 @@ class Place:
                     dtype=chosen.dtype,
                     contents=contents,
                     fields=dict(chosen.fields),
+                    lean=chosen.lean,
                 )
             if chosen.engine == "redisvl":
                 raise InvalidInput(
@@ -150,6 +153,7 @@ class Place:
             chosen.metric,
             half=half,
             contents=contents,
+            lean=chosen.lean,
             approximate=chosen.approximate,
             incarnation=self._incarnation,
             numbers=not self.durable,

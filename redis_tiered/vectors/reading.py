@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from redis_tiered.errors import InvalidInput, TierError, TierUnavailable, Unreadable
-from redis_tiered.flow import Flow, Redis, Sleep, Sql
+from redis_tiered.flow import Command, Flow, Redis, Sleep, Sql
 from redis_tiered.vectors.document import Document, Hit, Row, loaded_metadata, score_of
-from redis_tiered.vectors.engine import Answer, Engine, Found, Query, content, loaded_content
+from redis_tiered.vectors.engine import (
+    Answer,
+    Engine,
+    Found,
+    Near,
+    Nearby,
+    Query,
+    content,
+    loaded_content,
+)
 from redis_tiered.vectors.place import PAUSES, Place, milliseconds
 
 if TYPE_CHECKING:
@@ -23,6 +32,18 @@ _CATCH_UP: Final = 2000  # changes that a reader brings to Redis itself
 _CONTENT_MS: Final = 3_600_000
 _NAN: Final = float("nan")
 _RANK: Final = 60  # of reciprocal rank fusion, as its authors chose it
+
+
+class _Listed(NamedTuple):
+    """What Redis knows of all documents; `size`: how many have not expired."""
+
+    generation: str
+    water: int
+    size: int
+    oldest: list[bytes]
+
+
+A = TypeVar("A", Answer, Nearby, _Listed)
 
 
 class Reading:
@@ -38,6 +59,24 @@ class Reading:
     def search(self, query: Query) -> Flow[list[Hit]]:
         """By vector, nearest first."""
         return (yield from self._near((yield from self._found(query))))
+
+    def near(self, query: Query) -> Flow[list[Near]]:
+        """By vector, of documents that are lean."""
+        place = self._place
+        nearby = yield from self._from_redis(lambda engine: engine.near(query))
+        if nearby is not None:
+            place.stats["from redis"] += 1
+            return nearby.found
+        if not place.durable:
+            return []
+        near = []
+        for row, distance in (yield from self._from_durable(query)):
+            try:
+                metadata = loaded_metadata(row.metadata)
+                near.append(Near(row.id.decode(), 1.0 - distance, row.text.decode(), metadata))
+            except (Unreadable, UnicodeDecodeError):
+                place.stats["unreadable"] += 1
+        return near
 
     def mmr(self, query: Query, k: int, lambda_mult: float) -> Flow[list[Hit]]:
         """Of what a query by vector finds, `k` that are near and differ."""
@@ -116,6 +155,42 @@ class Reading:
     def ids(self, query: Query) -> Flow[list[bytes]]:
         """Ids of what a query by neither vector nor words finds in Redis."""
         return [item.row.id for item in (yield from self._found(query))]
+
+    def size(self) -> Flow[int]:
+        """How many documents there are, without a look at each where Redis has them."""
+        listed = yield from self._from_redis(lambda engine: self._listed(engine, 0))
+        if listed is not None:
+            return listed.size
+        return (yield from self.count(Query(now=milliseconds()))) if self._place.durable else 0
+
+    def oldest(self, n: int) -> Flow[list[bytes]]:
+        """Ids of those that were written before the others, also of such as expired just now."""
+        listed = yield from self._from_redis(lambda engine: self._listed(engine, n))
+        if listed is not None:
+            return listed.oldest
+        if not self._place.durable:
+            return []
+        from redis_tiered.vectors import rows
+
+        return [row.id for row in (yield Sql(rows.find(self._scope, limit=n, vectors=False)))]
+
+    def _listed(self, engine: Engine, n: int) -> Flow[_Listed | None]:
+        keys = self._place.keys
+        generation = yield from self._place.generation(engine)
+        if generation is None:
+            return None
+        _, by_version, _, expiring = keys.log(generation)
+        commands: list[Command] = [
+            ("HMGET", keys.meta, "g", "w", "n"),
+            ("ZCOUNT", expiring, "-inf", milliseconds()),
+        ]
+        if n > 0:
+            commands.append(("ZRANGE", by_version, 0, n - 1))
+        (read, water, count), expired, *oldest = yield Redis(tuple(commands))
+        if read is None:
+            return None
+        size = max(0, int(count or 0) - expired)
+        return _Listed(read.decode(), int(water), size, oldest[0] if oldest else [])
 
     def count(self, query: Query) -> Flow[int]:
         if self._place.durable and query.native is None:
@@ -304,7 +379,7 @@ class Reading:
             self._place.note(error)
             return None
 
-    def _from_redis(self, ask: Callable[[Engine], Flow[Answer | None]]) -> Flow[Answer | None]:
+    def _from_redis(self, ask: Callable[[Engine], Flow[A | None]]) -> Flow[A | None]:
         """What Redis says, if it has every change that the durable tier has; else None.
 
         Raises:
@@ -352,11 +427,11 @@ class Reading:
 
     def _after_catching_up(
         self,
-        ask: Callable[[Engine], Flow[Answer | None]],
+        ask: Callable[[Engine], Flow[A | None]],
         engine: Engine,
-        answer: Answer | None,
+        answer: A | None,
         known: Known | None,
-    ) -> Flow[Answer | None]:
+    ) -> Flow[A | None]:
         place = self._place
         if answer is None or known is None or (head := known.head) is None:
             return None

@@ -53,6 +53,7 @@ from redis_tiered.vectors.reads import (
     head,
     page,
     uses,
+    whole,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Head",
     "News",
     "add_uses",
+    "amend",
     "changes",
     "contents",
     "count",
@@ -134,7 +136,13 @@ _NEW = (0, 0, None)
 
 
 def upsert(
-    scope: str, drafts: Sequence[Draft], dims: int, metric: str, now: int
+    scope: str,
+    drafts: Sequence[Draft],
+    dims: int,
+    metric: str,
+    now: int,
+    *,
+    indexed: bool = True,
 ) -> Callable[[Connection], Change]:
     """Write documents; of one whose id is there already only its uses are kept.
 
@@ -143,12 +151,14 @@ def upsert(
         drafts: of different ids, as `document.drafted` gives them.
         dims, metric: of the collection.
         now: milliseconds since 1970.
+        indexed: whether filters and words are to find them.
 
     Raises (from the unit of work):
         InvalidInput: the collection has other dims or another metric.
     """
     # What takes long is done before the collection is locked.
-    terms, texts = _terms(drafts), fulltext.prepared([draft.text for draft in drafts])
+    terms = _terms(drafts) if indexed else []
+    texts = fulltext.prepared([draft.text for draft in drafts]) if indexed else []
     ids = [draft.id for draft in drafts]
 
     def work(connection: Connection) -> Change:
@@ -193,7 +203,8 @@ def upsert(
             fields,
             [(number, *term) for number, of in enumerate(terms, first) for term in of],
         )
-        fulltext.write(connection, at.serial, first, texts)
+        if indexed:
+            fulltext.write(connection, at.serial, first, texts)
         due = False
         if held.side.exists:
             pgvector.write(connection, at.serial, metric, first, drafts)
@@ -202,6 +213,31 @@ def upsert(
             [_written(number, draft) for number, draft in enumerate(drafts, before + 1)]
         )
         return Change(before, at.version, written, missed=at.missed, index_due=due)
+
+    return work
+
+
+def amend(scope: str, id: bytes, metadata: bytes, now: int) -> Callable[[Connection], Change]:
+    """Give a document other metadata; nothing is done if it is not there. It is indexed no more.
+
+    Args:
+        scope: of the collection.
+        id: of the document.
+        metadata: encoded.
+        now: milliseconds since 1970.
+    """
+
+    def work(connection: Connection) -> Change:
+        held = hold(connection, scope)
+        if held is None:
+            return Change(0, 0)
+        at = held.head
+        row = whole(scope, id, now)(connection)
+        if row is None:
+            return Change(at.version, at.version, missed=at.missed)
+        parts = row.vector, metadata, row.text, row.payload, row.parent
+        draft = Draft(row.id, *parts, now, row.expires, {})
+        return upsert(scope, [draft], at.dims, at.metric, now, indexed=False)(connection)
 
     return work
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from redis_tiered.vectors.ann import Neighbours
 from redis_tiered.vectors.codes import Mask
-from redis_tiered.vectors.distances import Product, Scale, exact, gathered
+from redis_tiered.vectors.distances import Product, Scale, close, exact, gathered
 from redis_tiered.vectors.document import Metric, Vector
 from redis_tiered.vectors.slots import Slots
 
-__all__ = ["View", "nearest"]
+__all__ = ["View", "candidates", "nearest"]
 
 Chosen = NDArray[np.intp]
 
@@ -26,7 +26,7 @@ class View(NamedTuple):
     """What a search looks at, as it was when it began.
 
     Attributes:
-        matrix, squares, ids, versions, largest: as of `Rows`.
+        matrix, squares, ids, kept, versions, largest: as of `Rows`.
         used: how many rows there are; others are not to be looked at.
         passing: which come into question; None: all.
         size: how many these are.
@@ -38,6 +38,7 @@ class View(NamedTuple):
     matrix: Vector
     squares: Vector
     ids: list[bytes]
+    kept: list[Any]
     versions: NDArray[np.int64]
     largest: float
     used: int
@@ -54,9 +55,13 @@ class View(NamedTuple):
 
 
 def nearest(
-    metric: Metric, view: View, query: Vector, k: int | None, max_distance: float | None
-) -> list[tuple[bytes, int, float]]:
-    """Ids, versions and distances, in order of (distance, id).
+    metric: Metric,
+    view: View,
+    query: Vector,
+    k: int | None,
+    max_distance: float | None,
+) -> list[tuple[float, bytes, int]]:
+    """Distances, ids and rows, in order of (distance, id).
 
     Args:
         metric: how vectors are compared.
@@ -65,7 +70,7 @@ def nearest(
         k: how many at most; None: all.
         max_distance: how far at most; None: any.
     """
-    if view.size == 0:
+    if view.size == 0 or (k is not None and k < 1):
         return []
     slots = None
     if k is not None and max_distance is None and view.neighbours is not None:
@@ -73,6 +78,16 @@ def nearest(
     if slots is None:
         slots = _screened(metric, view, query, k, max_distance)
     return _ranked(metric, view, slots, query, k, max_distance)
+
+
+def candidates(
+    metric: Metric, view: View, query: Vector, k: int | None
+) -> tuple[list[int], list[float]]:
+    """Rows among which the nearest are, and their distances as `close` computes them."""
+    if view.size == 0 or (k is not None and k < 1):
+        return [], []
+    slots = _screened(metric, view, query, k, None)
+    return slots.tolist(), close(view.matrix, slots, query).tolist()
 
 
 def _screened(
@@ -120,7 +135,7 @@ def _ranked(
     query: Vector,
     k: int | None,
     max_distance: float | None,
-) -> list[tuple[bytes, int, float]]:
+) -> list[tuple[float, bytes, int]]:
     distances = exact(metric, view.matrix, slots, query)
     limit = float("inf") if max_distance is None else max_distance
     if k is not None and k < len(slots):
@@ -128,7 +143,5 @@ def _ranked(
     if limit != float("inf"):
         near = distances <= limit
         slots, distances = slots[near], distances[near]
-    versions = view.versions[slots].tolist()
-    found = zip(distances.tolist(), slots.tolist(), versions, strict=True)
-    ranked = sorted([(distance, view.ids[slot], version) for distance, slot, version in found])
-    return [(id, version, distance) for distance, id, version in ranked[:k]]
+    found = zip(distances.tolist(), slots.tolist(), strict=True)
+    return sorted([(distance, view.ids[slot], slot) for distance, slot in found])[:k]

@@ -14,6 +14,7 @@ from typing import Final
 
 __all__ = [
     "APPLY",
+    "CHANGES",
     "CLEAR",
     "COUNTED",
     "FORGET",
@@ -41,7 +42,8 @@ end
 # and contents, of `redisvl` what the documents' keys start with.
 # ARGV: mode, generation, layout, whether to make it if there is none, version before, version
 # after, engine; then for each change `u` or `r`, id, version, when it expires (0: never; of `r`:
-# only if it expires until then), the number of words that follow, and these.
+# only if it expires until then), the number of words that follow, and these. `u` and a version:
+# only if the document is of that now.
 # Modes: `apply`; `number`, where Redis is all there is and gives versions (those in ARGV count
 # from 1, and `version after` is how many); `fill`, for a generation that is not read yet.
 # Gives a status, the water mark or what is there instead, and how many documents were removed.
@@ -73,12 +75,14 @@ while i <= #ARGV do
   if mode == 'number' then version = before + version end
   local at = redis.call('ZSCORE', KEYS[3], id)
   local gone = redis.call('ZSCORE', KEYS[4], id)
-  if version > water and version > tonumber(at or '-1') and version > tonumber(gone or '-1') then
-    if ARGV[i] == 'u' then
+  local kind, of = string.sub(ARGV[i], 1, 1), string.sub(ARGV[i], 2)
+  if version > water and version > tonumber(at or '-1') and version > tonumber(gone or '-1')
+    and (of == '' or tonumber(of) == tonumber(at or '-1')) then
+    if kind == 'u' then
       local stamp = struct.pack('>i8', version)
       if engine == 'local' then
         redis.call('HSET', KEYS[6], id, stamp .. ARGV[i + 5])
-        redis.call('HSET', KEYS[7], id, stamp .. ARGV[i + 6])
+        if words > 1 then redis.call('HSET', KEYS[7], id, stamp .. ARGV[i + 6]) end
         if words > 2 then redis.call('HSET', KEYS[8], id, stamp .. ARGV[i + 7])
         elseif at then redis.call('HDEL', KEYS[8], id) end
       else
@@ -169,7 +173,7 @@ return 0
 """
 
 # For each document its version (-1: none) and whether it is whole.
-# KEYS: ids, then as for APPLY. ARGV: engine, whether there are contents, ids.
+# KEYS: ids, then as for APPLY. ARGV: engine, in how many hashes a document is, ids.
 HELD: Final = (
     _NAMED
     + """
@@ -177,8 +181,7 @@ local found = {}
 for i = 3, #ARGV do
   local version, whole = redis.call('ZSCORE', KEYS[1], ARGV[i]), 1
   if ARGV[1] == 'local' then
-    whole = redis.call('HEXISTS', KEYS[2], ARGV[i]) * redis.call('HEXISTS', KEYS[3], ARGV[i])
-    if ARGV[2] == '1' then whole = whole * redis.call('HEXISTS', KEYS[4], ARGV[i]) end
+    for key = 2, 1 + ARGV[2] do whole = whole * redis.call('HEXISTS', KEYS[key], ARGV[i]) end
   else whole = redis.call('EXISTS', KEYS[2] .. named(ARGV[i])) end
   found[#found + 1] = version or '-1'
   found[#found + 1] = whole
@@ -216,6 +219,15 @@ return {tonumber(redis.call('HGET', KEYS[1], 'n') or '0'), redis.call('ZCARD', K
 RECOUNT: Final = """
 if redis.call('HGET', KEYS[1], 'g') ~= ARGV[1] then return 0 end
 return redis.call('HSET', KEYS[1], 'n', redis.call('ZCARD', KEYS[2]))
+"""
+
+# What changed, for who has an index: all in one reply, with what it is to be known by.
+# KEYS: meta, ids, gone. ARGV: after which version documents were written, and removed, as bounds of
+# ZRANGEBYSCORE; how many of each at most; a token.
+CHANGES: Final = """
+return {redis.call('HMGET', KEYS[1], 'g', 'l', 'w', 'f', 'n'),
+  redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[3]),
+  redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[3]), ARGV[4]}
 """
 
 # Takes what was counted. KEYS: uses, used.

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from json import loads
 from typing import Any, Final, NamedTuple
@@ -16,7 +16,7 @@ from redis_tiered.flow import Command, Flow, Redis
 from redis_tiered.keys import CollectionKeys
 from redis_tiered.vectors import search_query as ask
 from redis_tiered.vectors.document import Metric, Row, loaded_metadata
-from redis_tiered.vectors.engine import Answer, EngineName, Found, Query, Word
+from redis_tiered.vectors.engine import Answer, EngineName, Found, Near, Nearby, Query, Word
 from redis_tiered.vectors.filters import Filter
 from redis_tiered.vectors.search_schema import (
     CONTENT,
@@ -41,6 +41,9 @@ _SLACK: Final = 1e-5
 # Of what is within a distance, the module's 0.01 finds 57 to 98 of 100, and this all, in twice the
 # time (10,000 vectors of 64 numbers, random and in clusters).
 _EPSILON: Final = 0.3
+# Lean documents that are kept decoded: how many, and of how many bytes at most.
+_DECODED: Final = 4096
+_REMEMBERED: Final = 2048
 _FARTHEST: Final = 3e38  # of float32
 _NAN: Final = float("nan")
 _Commands = tuple[Command, ...]
@@ -97,6 +100,7 @@ class SearchEngine:
             a bool or a list of these), `"text"` (a str), `"numeric"` (a number, datetime or date; of
             the last two the seconds since 1970), `"geo"` (a str "longitude,latitude"). Values of
             other types are as if they were missing.
+        lean: documents are found by vector and parent alone, and have no payload.
 
     Raises:
         InvalidInput: one of these is none that there is.
@@ -104,6 +108,7 @@ class SearchEngine:
     """
 
     name: EngineName = "redisvl"
+    parts = 1
 
     def __init__(
         self,
@@ -115,6 +120,7 @@ class SearchEngine:
         dtype: str = "float32",
         contents: bool = True,
         fields: Mapping[str, str] | None = None,
+        lean: bool = False,
     ) -> None:
         self._schema = Schema.checked(
             metric,
@@ -123,10 +129,12 @@ class SearchEngine:
             contents=contents,
             fields=fields,
             options=algorithm_options,
+            lean=lean,
         )
         require_redisvl()
         self._keys = keys
         self._metric = metric
+        self._decoded = lru_cache(_DECODED)(self._schema.lean_document)
         self._generation: str | None = None
         self._known_layout = b""
         # How many candidates HNSW looks at if it is not told.
@@ -208,6 +216,41 @@ class SearchEngine:
             return (yield from self._listed(query))
         except TierReplyError as error:
             raise _refused(query, error) from None
+
+    def near(self, query: Query) -> Flow[Nearby | None]:
+        """Cosines are computed here, of the vectors as they are kept: the module's are wrong by up to
+        0.001, and with them the order of one answer in four (1536 dimensions)."""
+        vector, k, parents = query.vector, query.k, query.parents
+        assert vector is not None
+        assert k is not None
+        asked, reach = self._schema.numbers(vector), k if 0 < self._reach < k else 0
+        reply = yield from self._read(
+            lambda generation: (
+                ask.nearest(self._keys.index(generation), (HEAD, VECTOR), asked, parents, k, reach),
+            )
+        )
+        if reply is None:
+            return None
+        _, *entries = reply.replies[0]
+        start = len(self._keys.documents(reply.generation))
+        read = []
+        for key, words in zip(entries[::2], entries[1::2], strict=True):
+            fields = dict(zip(words[::2], words[1::2], strict=True)) if words else {}
+            if b"__m" not in fields or b"__v" not in fields:
+                continue  # it expired while the module was at it
+            head = fields[b"__m"]
+            known = len(head) <= _REMEMBERED
+            decoded = self._decoded if known else self._schema.lean_document
+            document, expires = decoded(id_of(key[start:]), head)
+            if document is not None and (expires == 0 or expires > query.now):
+                read.append((document, fields[b"__v"]))
+        cosines = self._schema.cosines([stored for _, stored in read], vector)
+        found = [
+            Near(id, cosine, text, metadata)
+            for ((id, text, metadata), _), cosine in zip(read, cosines, strict=True)
+        ]
+        found.sort(key=lambda one: (-one.cosine, one.id))
+        return Nearby(reply.generation, reply.water, found)
 
     def count(self, query: Query) -> Flow[int | None]:
         if query.ids == () or query.parents == ():
@@ -399,7 +442,8 @@ class SearchEngine:
         return True
 
     def _returned(self, vectors: bool) -> tuple[str, ...]:
-        names = (VERSION, HEAD, CONTENT) if self._schema.contents else (VERSION, HEAD)
+        held = self._schema.contents and not self._schema.lean
+        names = (VERSION, HEAD, CONTENT) if held else (VERSION, HEAD)
         return (*names, VECTOR) if vectors else names
 
     def _hits(self, reply: _Reply, query: Query, exact: bool) -> _Hits:

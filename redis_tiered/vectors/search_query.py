@@ -12,7 +12,16 @@ from redis_tiered.vectors import tokens
 from redis_tiered.vectors.engine import Query
 from redis_tiered.vectors.search_schema import EXPIRES, TEXT, TOKENS, VECTOR, VERSION
 
-__all__ = ["DISTANCE", "by_text", "by_vector", "counted", "expression", "listed", "within"]
+__all__ = [
+    "DISTANCE",
+    "by_text",
+    "by_vector",
+    "counted",
+    "expression",
+    "listed",
+    "nearest",
+    "within",
+]
 
 DISTANCE: Final = b"vector_distance"  # what redisvl calls it
 # Milliseconds. The module's own limit is half a second, after which it gives what it has found so
@@ -74,6 +83,28 @@ def by_vector(
         ef_runtime=reach or None,
     )
     return _command(index, query)
+
+
+def nearest(
+    index: bytes,
+    fields: Sequence[str],
+    vector: bytes,
+    parents: Sequence[bytes] | None,
+    size: int,
+    reach: int,
+) -> Command:
+    """As `by_vector` of the documents that have one of these parents (None: any), in any order.
+
+    Not written by redisvl, which takes as long as to read the answer.
+    """
+    where = "*"
+    if parents is not None:
+        tags = "|".join([tokens.parent_token(parent.decode()) for parent in parents])
+        where = f"@{TOKENS}:{{{tags}}}"
+    further = f" EF_RUNTIME {reach}" if reach else ""
+    text = f"{where}=>[KNN {size} @{VECTOR} $v{further}]"
+    limits = ("TIMEOUT", _TIMEOUT, "LIMIT", 0, size, "DIALECT", 2, "PARAMS", 2, "v", vector)
+    return ("FT.SEARCH", index, text, "RETURN", len(fields), *fields, *limits)
 
 
 def within(

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, get_args
 import numpy as np
 
 from redis_tiered.checks import integer
-from redis_tiered.errors import InvalidInput, MissingExtra
+from redis_tiered.errors import InvalidInput, MissingExtra, Unreadable
 from redis_tiered.flow import Command
 from redis_tiered.vectors import tokens
 from redis_tiered.vectors.document import Metric, Row, Vector, loaded_metadata
@@ -98,6 +98,8 @@ class Schema(NamedTuple):
         contents: whether texts and payloads are in Redis.
         fields: types of declared metadata fields by name: tag, text, numeric or geo.
         options: of the algorithm.
+        lean: whether a document has but its vector and one value with the rest, and is found by
+            vector and parent alone.
     """
 
     metric: Metric
@@ -106,6 +108,7 @@ class Schema(NamedTuple):
     contents: bool
     fields: Mapping[str, str]
     options: Mapping[str, int]
+    lean: bool = False
 
     @classmethod
     def checked(
@@ -117,6 +120,7 @@ class Schema(NamedTuple):
         contents: bool,
         fields: Mapping[str, str] | None,
         options: Mapping[str, int] | None,
+        lean: bool = False,
     ) -> Schema:
         """A schema of a user's arguments.
 
@@ -136,7 +140,8 @@ class Schema(NamedTuple):
                     f"algorithm_options of {algorithm!r} are {sorted(known)}, got {name!r}"
                 )
             integer(f"algorithm_options[{name!r}]", value, 1, known[name])
-        return cls(metric, algorithm, dtype, contents, _checked_fields(fields), dict(options or {}))
+        checked = _checked_fields(fields)
+        return cls(metric, algorithm, dtype, contents, checked, dict(options or {}), lean)
 
     def layout(self, dims: int) -> str:
         """See `Engine.layout`."""
@@ -150,6 +155,7 @@ class Schema(NamedTuple):
                 "metric": self.metric,
                 "options": dict(self.options),
                 "payload": "redis" if self.contents else "durable",
+                **({"values": "together"} if self.lean else {}),
             },
             sort_keys=True,
         )
@@ -166,16 +172,19 @@ class Schema(NamedTuple):
         """
         from redisvl.schema import IndexSchema
 
-        text = [{"name": TEXT, "type": "text", "attrs": {"no_stem": True}}]
+        text = {"name": TEXT, "type": "text", "attrs": {"no_stem": True}}
+        rest = [
+            *([text] if self.contents else []),
+            {"name": VERSION, "type": "numeric", "attrs": {"sortable": True}},
+            {"name": EXPIRES, "type": "numeric"},
+        ]
         schema = IndexSchema.from_dict(
             {
                 "index": {"name": name.decode(), "prefix": prefix.decode(), "storage_type": "hash"},
                 "fields": [
                     {"name": VECTOR, "type": "vector", "attrs": self._vector_attributes(dims)},
                     {"name": TOKENS, "type": "tag", "attrs": {"case_sensitive": True}},
-                    *(text if self.contents else []),
-                    {"name": VERSION, "type": "numeric", "attrs": {"sortable": True}},
-                    {"name": EXPIRES, "type": "numeric"},
+                    *([] if self.lean else rest),
                     *(
                         {"name": name, "type": kind, "attrs": _ATTRIBUTES[kind]}
                         for name, kind in self._fields_in_order()
@@ -205,8 +214,10 @@ class Schema(NamedTuple):
             attribute = _paired(described[: len(described) // 2 * 2])
             there[_text(attribute["identifier"])] = attribute
         types = {name: _text(attribute["type"]).lower() for name, attribute in there.items()}
-        wanted = {VECTOR: "vector", TOKENS: "tag", VERSION: "numeric", EXPIRES: "numeric"}
-        wanted |= {TEXT: "text"} if self.contents else {}
+        wanted = {VECTOR: "vector", TOKENS: "tag"}
+        if not self.lean:
+            wanted |= {VERSION: "numeric", EXPIRES: "numeric"}
+            wanted |= {TEXT: "text"} if self.contents else {}
         wanted |= self.fields
         if types != wanted:
             return f"fields {sorted(types.items())}"
@@ -244,8 +255,12 @@ class Schema(NamedTuple):
             InvalidInput: a number of its vector is too large for float16.
         """
         vector, exponent = self.vector(np.frombuffer(row.vector, "<f4"))
-        metadata = loaded_metadata(row.metadata)
         expires = row.expires or 0
+        if self.lean:
+            head = _HEAD.pack(expires, len(row.parent), exponent) + row.parent
+            head += len(row.text).to_bytes(4, "big") + row.text + row.metadata
+            return VECTOR, vector, HEAD, head, TOKENS, tokens.parent_token(row.parent.decode())
+        metadata = loaded_metadata(row.metadata)
         head = _HEAD.pack(expires, len(row.parent), exponent) + row.parent + row.metadata
         found: list[Word] = [VECTOR, vector, HEAD, head]
         named = tokens.tokens(metadata, row.id.decode(), row.parent.decode())
@@ -264,8 +279,12 @@ class Schema(NamedTuple):
     def row(self, id: bytes, fields: Mapping[bytes, bytes]) -> Row:
         """What `words` made; without a vector or a content that is not among the fields."""
         expires, length, exponent = _HEAD.unpack_from(head := fields[b"__m"])
-        end = _HEAD.size + length
+        parent_end = end = _HEAD.size + length
         text, payload = loaded_content(fields[b"__p"]) if b"__p" in fields else (b"", b"")
+        if self.lean:
+            start = end + 4
+            end = start + int.from_bytes(head[end:start], "big")
+            text = head[start:end]
         vector = fields.get(b"__v", b"")
         if vector and (exponent or self.dtype == "float16"):
             stored = np.frombuffer(vector, "<f2" if self.dtype == "float16" else "<f4")
@@ -277,7 +296,7 @@ class Schema(NamedTuple):
             head[end:],
             text,
             payload,
-            head[_HEAD.size : end],
+            head[_HEAD.size : parent_end],
             expires or None,
         )
 
@@ -305,7 +324,36 @@ class Schema(NamedTuple):
                     f"vector must hold numbers from -{_MAX_FLOAT16} to {_MAX_FLOAT16} for "
                     f'dtype="float16", got {largest:g}'
                 )
-        return vector.astype("<f2" if half else "<f4").tobytes(), exponent
+        return self.numbers(vector), exponent
+
+    def numbers(self, vector: Vector) -> bytes:
+        """A vector as the index has it, where its numbers are neither large nor small."""
+        return vector.astype("<f2" if self.dtype == "float16" else "<f4").tobytes()
+
+    def lean_document(
+        self, id: bytes, head: bytes
+    ) -> tuple[tuple[str, str, dict[str, Any]] | None, int]:
+        """Id, text and metadata of what `words` made of a lean document, None if that cannot be read;
+        and when it expires (0: never)."""
+        expires, length, _ = _HEAD.unpack_from(head)
+        start = _HEAD.size + length + 4
+        end = start + int.from_bytes(head[start - 4 : start], "big")
+        try:
+            return (id.decode(), head[start:end].decode(), loaded_metadata(head[end:])), expires
+        except (Unreadable, UnicodeDecodeError):
+            return None, expires
+
+    def cosines(self, stored: Sequence[bytes], query: Vector) -> list[float]:
+        """Of vectors as the index has them, whatever they were divided by, to a query of norm 1."""
+        if not stored:
+            return []
+        numbers = np.frombuffer(b"".join(stored), "<f2" if self.dtype == "float16" else "<f4")
+        rows, wanted = numbers.reshape(len(stored), -1).astype(np.float64), query.astype(np.float64)
+        # Not by BLAS, where what comes of a row depends on its place.
+        products = np.einsum("ij,j->i", rows, wanted)
+        squares = np.einsum("ij,ij->i", rows, rows)
+        cosines: list[float] = (products / np.sqrt(squares)).tolist()
+        return cosines
 
 
 def key_part(id: bytes) -> bytes:

@@ -57,7 +57,7 @@ def tokens(metadata: Mapping[str, Any], id: str, parent: str) -> list[str]:
     """
     tags = [_tag(_ID, "", id.encode())]
     if parent:
-        tags.append(_tag(_PARENT, "", parent.encode()))
+        tags.append(parent_token(parent))
     for name, value in metadata.items():
         found = term(value)
         if found is None:
@@ -84,6 +84,11 @@ def _of_value(name: str, found: Term) -> tuple[str, ...]:
             most -= 1
         tags += [_prefix(name, found.kind, digits[:length]) for length in range(1, most + 1)]
     return tuple(tags)
+
+
+def parent_token(parent: str) -> str:
+    """The tag of a document that has this parent."""
+    return _tag(_PARENT, "", parent.encode())
 
 
 def compile(

@@ -339,9 +339,8 @@ class Upkeep:
     ) -> Flow[list[tuple[int, bool]]]:
         """For each document its version, -1 if there is none, and whether it is whole."""
         keys = (self._keys.log(generation)[1], *engine.keys(generation))
-        contents = "1" if self._place.options.payload == "redis" else "0"
         [reply] = yield Redis(
-            (("EVAL", scripts.HELD, len(keys), *keys, engine.name, contents, *ids),)
+            (("EVAL", scripts.HELD, len(keys), *keys, engine.name, engine.parts, *ids),)
         )
         return [(int(float(reply[i])), bool(reply[i + 1])) for i in range(0, len(reply), 2)]
 

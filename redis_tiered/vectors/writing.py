@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from redis_tiered.errors import InvalidInput, TierError
@@ -66,21 +67,54 @@ class Writing:
         for start in range(0, len(drafts), _TRANSACTION):
             part = drafts[start : start + _TRANSACTION]
             change: Change = yield Sql(
-                rows.upsert(self._scope, part, length, metric, now), write=True
+                rows.upsert(self._scope, part, length, metric, now, indexed=not place.options.lean),
+                write=True,
             )
             place.dims = length
-            yield from place.publish(
-                change,
-                lambda engine, rows=change.rows: [  # type: ignore[misc]
-                    made[row.id]._replace(version=row.version) if made else place.item(engine, row)
-                    for row in rows
-                ],
-            )
+            yield from self._published(change, made)
             if change.index_due:
                 from redis_tiered.vectors import pgvector
 
                 self._later(Sql(pgvector.index(self._scope)))
         return ids
+
+    def _published(
+        self, change: Change, made: Mapping[bytes, Item] = MappingProxyType({})
+    ) -> Flow[None]:
+        """Bring written documents to Redis.
+
+        Args:
+            change: what wrote them.
+            made: what they are there, if that is known.
+        """
+        place = self._place
+        yield from place.publish(
+            change,
+            lambda engine: [
+                made[row.id]._replace(version=row.version) if made else place.item(engine, row)
+                for row in change.rows
+            ],
+        )
+
+    def amend(self, id: bytes, metadata: bytes) -> Flow[None]:
+        """Give a document other metadata, if it is there; vector, text and expiry stay."""
+        place = self._place
+        if (yield from place.known_dims()) is None:
+            return
+        engine = yield from self._allowed()
+        if place.durable:
+            from redis_tiered.vectors import rows
+
+            work = rows.amend(self._scope, id, metadata, milliseconds())
+            yield from self._published((yield Sql(work, write=True)))
+            return
+        assert engine is not None
+        answer = yield from engine.get([id], vectors=True)
+        for row, _ in () if answer is None else answer.found:
+            item = place.item(engine, row._replace(metadata=metadata))
+            # One that was changed meanwhile was so after this.
+            kind = f"{item.kind}{row.version}"
+            yield from place.number([(kind, item.id, item.expires, item.words)])
 
     def _later(self, step: Sql) -> None:
         """Have the durable tier do what may take long and nobody waits for."""
@@ -128,6 +162,13 @@ class Writing:
             if removed < _TRANSACTION:
                 return total
 
+    def forget(self, ids: Sequence[bytes]) -> Flow[None]:
+        """Remove documents by id, without asking first which are there."""
+        if self._place.durable:
+            yield from self.remove(Query(ids=tuple(ids)))
+        elif ids and (yield from self._place.known_dims()) is not None:
+            yield from self._place.number(("r", id, 0, ()) for id in ids)
+
     def remove_expired(self) -> Flow[int]:
         """Remove some of what nobody sees any more; gives how many."""
         place, now = self._place, milliseconds()
@@ -160,14 +201,14 @@ class Writing:
             self._later(Sql(rows.prune(self._scope), write=True))
         return len(change.removed)
 
-    def remove_all(self) -> Flow[int]:
-        """Remove every document."""
+    def remove_all(self, *, counted: bool = True) -> Flow[int]:
+        """Remove every document; gives how many there were, or 0 if that is not wanted."""
         place = self._place
         if (yield from place.known_dims()) is None:
             return 0
         yield from self._allowed()
         if not place.durable:
-            total = len((yield from self.ids(Query(now=milliseconds()))))
+            total = len((yield from self.ids(Query(now=milliseconds())))) if counted else 0
             yield from place.clear(None)
             yield Redis((("DEL", place.keys.uses, place.keys.used),), write=True)
             return total

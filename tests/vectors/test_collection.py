@@ -685,7 +685,7 @@ def test_expired_documents_vanish_everywhere(bench: Bench) -> None:
 
 
 def test_the_sweep_removes_what_expired(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redis_tiered.vectors.collection._SWEEP", 0.1)
+    monkeypatch.setattr("redis_tiered.vectors.shared._SWEEP", 0.1)
     collection = bench.collection(ttl=0.05)
     collection.upsert(documents(3), ttl=100)
     collection.upsert(documents(7, first=3))
@@ -1289,7 +1289,7 @@ def test_usage(bench: Bench) -> None:
 def test_uses_are_written_to_the_durable_tier_in_time(
     new_bench: Callable[[Place], Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redis_tiered.vectors.collection._FLUSH", 0.02)
+    monkeypatch.setattr("redis_tiered.vectors.shared._FLUSH", 0.02)
     bench = new_bench(LOCAL[0])
     collection = bench.collection(track_access=True)
     collection.upsert(documents(2))
