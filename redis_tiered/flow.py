@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from redis_tiered.breaker import Breaker
 from redis_tiered.errors import InvalidInput, RedisTieredError, TierError, TierUnavailable
+from redis_tiered.timed import timed
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -68,10 +69,15 @@ class Sql(NamedTuple):
 
 
 class Embed(NamedTuple):
-    """Texts to embed; the result is one vector per text."""
+    """Texts to embed; the result is one vector per text.
+
+    Attributes:
+        timeout: seconds after which it is given up; None: never.
+    """
 
     embedder: Embedder
     texts: tuple[str, ...]
+    timeout: float | None = None
 
 
 class Call(NamedTuple):
@@ -269,7 +275,9 @@ class Driver:
             return None
         if isinstance(step, Embed):
             try:
-                return step.embedder.embed(step.texts)
+                if step.timeout is None:
+                    return step.embedder.embed(step.texts)
+                return timed(step.embedder.embed, (step.texts,), step.timeout)
             except Exception as error:
                 raise _failed(guards, "embedder", error) from error
         if isinstance(step, Call):
@@ -357,7 +365,8 @@ class AsyncDriver:
             return None
         if isinstance(step, Embed):
             try:
-                return await step.embedder.aembed(step.texts)
+                async with asyncio.timeout(step.timeout):
+                    return await step.embedder.aembed(step.texts)
             except Exception as error:
                 raise _failed(guards, "embedder", error) from error
         if isinstance(step, Call):
@@ -394,6 +403,7 @@ class AsyncDriver:
 def _failed(guards: Guards, tier: str, error: Exception) -> TierUnavailable:
     # Only the type: the message of a user's function may hold its credentials; ours do not.
     what = str(error) if isinstance(error, RedisTieredError) else type(error).__name__
-    failure = TierUnavailable(tier, "failed", what)
+    kind = "timeout" if isinstance(error, TimeoutError) else "failed"
+    failure = TierUnavailable(tier, kind, what)
     guards.count(failure)
     return failure
