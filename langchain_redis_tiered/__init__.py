@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,30 @@ from redis_tiered.tiers.tiers import Tiers
 
 if TYPE_CHECKING:
     from langchain_redis_tiered.vector_store import RedisTieredVectorStore
+    from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
 
 __all__ = [
     "RedisTieredCache",
     "RedisTieredChatMessageHistory",
     "RedisTieredVectorStore",
+    "SemanticPolicy",
     "Tiers",
     "cache_control",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "RedisTieredVectorStore":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # It brings numpy, which a cache and a history have no use for.
-    from langchain_redis_tiered.vector_store import RedisTieredVectorStore
+# They bring numpy, which an exact cache and a history have no use for.
+_LAZY = {
+    "RedisTieredVectorStore": "langchain_redis_tiered.vector_store",
+    "SemanticPolicy": "redis_tiered.llm_cache.semantic.policy",
+}
 
-    return RedisTieredVectorStore
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -82,10 +82,12 @@ class Conversation(NamedTuple):
     Attributes:
         context: canonical bytes of all messages, without `prompt`.
         prompt: text of the last message if a human wrote it and it is nothing but text.
+        turns: how many messages a human wrote.
     """
 
     context: bytes
     prompt: str | None
+    turns: int
 
 
 def conversation_from(prompt: str, llm_string: str) -> Conversation | None:
@@ -267,7 +269,9 @@ def _split(messages: list[list[Any]], places: list[Any] | None, wide: bool) -> C
         if prompt is not None:
             del fields["content"]
     content = [wrapped, messages, places]
-    return Conversation(b"w" + canonical(content) if wide else b"n" + _dumped(content), prompt)
+    turns = sum(kind == "HumanMessage" for kind, _ in messages)
+    context = b"w" + canonical(content) if wide else b"n" + _dumped(content)
+    return Conversation(context, prompt, turns)
 
 
 def _dumped(content: Any) -> bytes:

@@ -113,11 +113,15 @@ class Parameters(NamedTuple):
         chat: canonical bytes where the prompt is a conversation.
         text: canonical bytes where it is plain text; never equal to any `chat`.
         settled: whether equal strings have equal parameters at any time: no class is named.
+        temperature: that is asked for; None: the model's own.
+        tools: whether the model may call tools.
     """
 
     chat: bytes
     text: bytes
     settled: bool
+    temperature: float | None
+    tools: bool
 
 
 class _Entry(NamedTuple):
@@ -169,9 +173,20 @@ def _parse(llm_string: str) -> _Entry:
     if _ADDRESS_IN_TEXT.search(data):  # str(object) passed as a parameter
         raise Uncacheable("object_address", "inside a text")
     return _Entry(
-        Parameters(b"chat" + data, b"text" + data, not schemas),
+        Parameters(b"chat" + data, b"text" + data, not schemas, *_traits(content)),
         tuple({path: schema for _, path, schema in schemas}.items()),
     )
+
+
+def _traits(content: dict[str, Any]) -> tuple[float | None, bool]:
+    """Temperature and whether there are tools; a call's own arguments replace the model's."""
+    model = content["model"]["kwargs"] if "model" in content else {}
+    given = {**model, **content.get("call", {})}
+    temperature = given.get("temperature")
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        temperature = None
+    tools = any(given.get(key) for key in ("tools", "functions"))
+    return None if temperature is None else float(temperature), tools
 
 
 def _refuse_reprs(text: str) -> None:

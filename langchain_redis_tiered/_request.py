@@ -5,7 +5,7 @@ from __future__ import annotations
 from langchain_redis_tiered._conversation import conversation_from
 from langchain_redis_tiered._memo import Memo
 from langchain_redis_tiered._parameters import parameters_from
-from redis_tiered.llm_cache.fingerprint import Request
+from redis_tiered.llm_cache.fingerprint import Request, Traits
 
 __all__ = ["request_from"]
 
@@ -32,10 +32,12 @@ def request_from(prompt: str, llm_string: str) -> Request:
         return known
     conversation = conversation_from(prompt, llm_string)
     parameters = parameters_from(llm_string)
+    turns = 1 if conversation is None else conversation.turns
+    traits = Traits(turns, parameters.temperature, parameters.tools)
     if conversation is None:
-        request = Request(parameters.text, b"", prompt)
+        request = Request(parameters.text, b"", prompt, traits)
     else:
-        request = Request(parameters.chat, conversation.context, conversation.prompt)
+        request = Request(parameters.chat, conversation.context, conversation.prompt, traits)
     # A class in the llm_string may mean another schema next time.
     if parameters.settled and len(prompt) <= _LONGEST:
         _memo.put(key, request)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.caches import BaseCache
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
 from langchain_redis_tiered._codec import encode, recall
 from langchain_redis_tiered._outcome import objection
 from langchain_redis_tiered._request import request_from
+from langchain_redis_tiered._semantic import answer_text, looked_up_by, mark_served, served_of
 from redis_tiered.errors import InvalidInput, Uncacheable, Unreadable
 from redis_tiered.llm_cache.cache import DEFAULT_TTL, MAX_PAYLOAD, Found, LLMCache
 from redis_tiered.llm_cache.fingerprint import Request
 from redis_tiered.llm_cache.stats import Prices, Stats, Usage
 from redis_tiered.tiers.tiers import Tiers
 
+if TYPE_CHECKING:
+    from redis_tiered.llm_cache.semantic.explanation import Explanation
+    from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
+    from redis_tiered.llm_cache.semantic.tools.calibration import Calibration
+
 __all__ = ["RedisTieredCache"]
 
 
 class RedisTieredCache(BaseCache):
-    """Exact LLM answers from process memory, Redis and the durable tier.
+    """LLM answers from process memory, Redis and the durable tier.
 
         from langchain_core.globals import set_llm_cache
         set_llm_cache(RedisTieredCache())                     # every model
@@ -33,6 +39,9 @@ class RedisTieredCache(BaseCache):
     tenant do. A hit is a new list with new message ids. Identical calls made at the same time, in
     threads, tasks or processes, ask the model once. A failing tier is a miss, never an exception.
 
+    With `semantic` a question that is new may be answered by what was said to the same question in
+    other words. Such a message tells so: `response_metadata["redis_tiered"]`.
+
     Args:
         tiers: where answers live; None: `Tiers.default()`.
         name: caches of different names share nothing.
@@ -41,6 +50,7 @@ class RedisTieredCache(BaseCache):
             `redis_tiered.LLMCache`.
         store_truncated: store answers that ended at a token limit too. Refusals, errors and empty
             answers are never stored.
+        semantic: a `redis_tiered.SemanticPolicy`; None: a question is answered by its own words only.
 
     Raises:
         InvalidInput: an argument has the wrong type or range.
@@ -59,6 +69,7 @@ class RedisTieredCache(BaseCache):
         compress_from: int | None = 4096,
         prices: Prices | None = None,
         store_truncated: bool = False,
+        semantic: SemanticPolicy | None = None,
     ) -> None:
         if not isinstance(store_truncated, bool):
             raise InvalidInput(
@@ -76,8 +87,11 @@ class RedisTieredCache(BaseCache):
             "single_flight": single_flight,
             "compress_from": compress_from,
             "prices": prices,
+            "semantic": semantic,
         }
-        self._cache = LLMCache(Tiers.default() if tiers is None else tiers, **self._options)
+        self._cache = LLMCache(
+            Tiers.default() if tiers is None else tiers, read_answer=answer_text, **self._options
+        )
         self._options["store_truncated"] = store_truncated
 
     @property
@@ -168,6 +182,68 @@ class RedisTieredCache(BaseCache):
         """As `delete_tag`."""
         return await self._cache.adelete_tag(tag)
 
+    def feedback(self, answer: BaseMessage | Generation, *, correct: bool) -> None:
+        """Tell whether an answer that the cache gave was right; see `LLMCache.feedback`.
+
+        Args:
+            answer: as the model or chain returned it.
+            correct: whether it was right.
+
+        Raises:
+            InvalidInput: the answer is not one that was stored for other words, or the cache has no
+                semantic part.
+            TierError: a tier could not be told.
+        """
+        self._cache.feedback(served_of(answer), correct=correct)
+
+    async def afeedback(self, answer: BaseMessage | Generation, *, correct: bool) -> None:
+        """As `feedback`."""
+        await self._cache.afeedback(served_of(answer), correct=correct)
+
+    def adopt(self, calibration: Calibration) -> None:
+        """Decide by a calibration from now on; see `LLMCache.adopt`."""
+        self._cache.adopt(calibration)
+
+    async def aadopt(self, calibration: Calibration) -> None:
+        """As `adopt`."""
+        await self._cache.aadopt(calibration)
+
+    def explain(
+        self, prompt: Any, llm_string: str | None = None, *, model: object = None
+    ) -> Explanation:
+        """What a lookup would do now, and why, in words: `print(cache.explain("...", model=model))`.
+
+        Args:
+            prompt: what the model would be invoked with; or, with `llm_string`, what LangChain would
+                look up; or a question alone, as if it were all there is to a request.
+            llm_string: as LangChain makes it.
+            model: the chat model or LLM that would be asked. It is not called.
+
+        Raises:
+            InvalidInput: the cache has no semantic part, or an argument cannot be used.
+            Uncacheable: the two do not say what the provider would see.
+            TierError: a tier that must be asked failed.
+        """
+        return self._cache.explain(_asked(prompt, llm_string, model))
+
+    async def aexplain(
+        self, prompt: Any, llm_string: str | None = None, *, model: object = None
+    ) -> Explanation:
+        """As `explain`."""
+        return await self._cache.aexplain(_asked(prompt, llm_string, model))
+
+    def semantic_report(self) -> dict[str, Any]:
+        """What the semantic part decided and learnt; see `LLMCache.semantic_report`."""
+        return self._cache.semantic_report()
+
+    async def asemantic_report(self) -> dict[str, Any]:
+        """As `semantic_report`."""
+        return await self._cache.asemantic_report()
+
+    def settle(self, timeout: float = 10.0) -> bool:
+        """Wait for what is compared in the background; see `LLMCache.settle`."""
+        return self._cache.settle(timeout)
+
     def stats(self, *, total: bool = False) -> Stats:
         """What this process did with this cache or, with `total`, what all processes did.
 
@@ -199,6 +275,8 @@ class RedisTieredCache(BaseCache):
             self._cache.unreadable(problem.reason)
             return None
         self._cache.saved(_usage(generations))
+        if found.served is not None:
+            mark_served(generations, found.served)
         return generations
 
     def __reduce__(self) -> tuple[Callable[..., RedisTieredCache], tuple[Any, ...]]:
@@ -213,6 +291,16 @@ def _rebuild(
     kind: type[RedisTieredCache], tiers: Tiers, options: dict[str, Any]
 ) -> RedisTieredCache:
     return kind(tiers, **options)
+
+
+def _asked(prompt: Any, llm_string: str | None, model: object) -> Request | str:
+    if model is not None:
+        if llm_string is not None:
+            raise InvalidInput("give model or llm_string, not both")
+        prompt, llm_string = looked_up_by(model, prompt)
+    elif llm_string is None and not isinstance(prompt, str):
+        raise InvalidInput(f"prompt must be a str, got {type(prompt).__name__}; or give the model")
+    return str(prompt) if llm_string is None else request_from(prompt, llm_string)
 
 
 def _cacheable(prompt: str, llm_string: str) -> Request | None:

@@ -12,7 +12,14 @@ from redis_tiered import errors
 from redis_tiered.llm_cache.control import cache_control
 
 if TYPE_CHECKING:
+    from redis_tiered.embedders.openai import OpenAIEmbedder
     from redis_tiered.llm_cache.cache import LLMCache
+    from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
+    from redis_tiered.llm_cache.semantic.tools.calibrate import calibrate
+    from redis_tiered.llm_cache.semantic.tools.calibration import Calibration
+    from redis_tiered.llm_cache.semantic.tools.evaluate import evaluate
+    from redis_tiered.llm_cache.semantic.tools.evaluation import Evaluation
+    from redis_tiered.llm_cache.shelf import Served
     from redis_tiered.llm_cache.stats import Stats
     from redis_tiered.sessions.conversation import Window
     from redis_tiered.sessions.message import Message, Stored, ToolCall
@@ -25,16 +32,21 @@ if TYPE_CHECKING:
     from redis_tiered.vectors.upkeep import Drift, Rebuilt, Usage
 
 __all__ = [
+    "Calibration",
     "Collection",
     "CollectionInfo",
     "Document",
     "Drift",
+    "Evaluation",
     "Field",
     "Filter",
     "Hit",
     "LLMCache",
     "Message",
+    "OpenAIEmbedder",
     "Rebuilt",
+    "SemanticPolicy",
+    "Served",
     "Session",
     "SessionInfo",
     "Stats",
@@ -45,23 +57,30 @@ __all__ = [
     "Window",
     "__version__",
     "cache_control",
+    "calibrate",
     "errors",
+    "evaluate",
 ]
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Calibration": "redis_tiered.llm_cache.semantic.tools.calibration",
     "Collection": "redis_tiered.vectors.collection",
     "CollectionInfo": "redis_tiered.vectors.collection",
     "Document": "redis_tiered.vectors.document",
     "Drift": "redis_tiered.vectors.upkeep",
+    "Evaluation": "redis_tiered.llm_cache.semantic.tools.evaluation",
     "Field": "redis_tiered.vectors.filters",
     "Filter": "redis_tiered.vectors.filters",
     "Hit": "redis_tiered.vectors.document",
     "Rebuilt": "redis_tiered.vectors.upkeep",
     "Usage": "redis_tiered.vectors.upkeep",
     "LLMCache": "redis_tiered.llm_cache.cache",
+    "SemanticPolicy": "redis_tiered.llm_cache.semantic.policy",
+    "Served": "redis_tiered.llm_cache.shelf",
     "Message": "redis_tiered.sessions.message",
+    "OpenAIEmbedder": "redis_tiered.embedders.openai",
     "Session": "redis_tiered.sessions.session",
     "SessionInfo": "redis_tiered.sessions.record",
     "Stats": "redis_tiered.llm_cache.stats",
@@ -69,6 +88,8 @@ _LAZY = {
     "Tiers": "redis_tiered.tiers.tiers",
     "ToolCall": "redis_tiered.sessions.message",
     "Window": "redis_tiered.sessions.conversation",
+    "calibrate": "redis_tiered.llm_cache.semantic.tools.calibrate",
+    "evaluate": "redis_tiered.llm_cache.semantic.tools.evaluate",
 }
 
 

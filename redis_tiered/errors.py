@@ -2,7 +2,8 @@
 
 RedisTieredError
 ├── InvalidInput            (ValueError)   an argument has a wrong type or value
-│   └── ConfigurationError                 a setting, URL or environment variable has
+│   ├── ConfigurationError                 a setting, URL or environment variable has
+│   └── NotEnoughData                      what was given cannot show what is asked of it
 ├── MissingExtra            (ImportError)  an optional dependency is not installed
 ├── TierError                              a tier could not do what it was asked
 │   ├── TierUnavailable                    it cannot be reached, or refuses every such request
@@ -23,6 +24,7 @@ __all__ = [
     "EmbeddedServerError",
     "InvalidInput",
     "MissingExtra",
+    "NotEnoughData",
     "RedisTieredError",
     "SchemaError",
     "TierError",
@@ -43,6 +45,21 @@ class InvalidInput(RedisTieredError, ValueError):
 
 class ConfigurationError(InvalidInput):
     """A setting, URL or environment variable cannot be used."""
+
+
+class NotEnoughData(InvalidInput):
+    """The data cannot show that wrong answers stay within the target; nothing is guessed.
+
+    Attributes:
+        more: about how many more prompts or pairs would do; None: more of the same would not.
+    """
+
+    def __init__(self, message: str, more: int | None = None) -> None:
+        super().__init__(message)
+        self.more = more
+
+    def __reduce__(self) -> tuple[type[NotEnoughData], tuple[str, int | None]]:
+        return type(self), (str(self), self.more)
 
 
 class MissingExtra(RedisTieredError, ImportError):

@@ -59,6 +59,7 @@ def test_the_tree_is_as_drawn() -> None:
         (errors.ClosedError, (errors.TierUnavailable,)),
         (errors.TierReplyError, (errors.TierError,)),
         (errors.SchemaError, (errors.RedisTieredError,)),
+        (errors.NotEnoughData, (errors.InvalidInput,)),
         (errors.EmbeddedServerError, (errors.RedisTieredError,)),
     ]
     assert {kind: kind.__bases__ for kind, _ in drawn} == dict(drawn)

@@ -1,32 +1,45 @@
-"""The LLM cache: exact answers through process memory, Redis and the durable tier.
+"""The LLM cache: answers through process memory, Redis and the durable tier, to the same question or,
+with a `SemanticPolicy`, to the same question in other words.
 
 Framework-neutral: an adapter brings a canonical `Request` and the bytes of an answer. Every rule is
-a flow; the public methods run it sync or async. The semantic cache will take its place between
-the last exact tier and the miss.
+a flow; the public methods run it sync or async.
 """
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Any
+
+from redis_tiered.checks import seconds
 from redis_tiered.errors import InvalidInput
+from redis_tiered.flow import Flow
 from redis_tiered.keys import part
-from redis_tiered.llm_cache.control import current_control
-from redis_tiered.llm_cache.fingerprint import Request, fingerprint
+from redis_tiered.llm_cache.control import Control, current_control
+from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
 from redis_tiered.llm_cache.reading import Reading
-from redis_tiered.llm_cache.shelf import DEFAULT_TTL, Found
+from redis_tiered.llm_cache.shelf import DEFAULT_TTL, Found, Served
 from redis_tiered.llm_cache.stats import Stats
 from redis_tiered.llm_cache.writing import Writing
 
-__all__ = ["DEFAULT_TTL", "MAX_PAYLOAD", "Found", "LLMCache"]
+if TYPE_CHECKING:
+    from redis_tiered.llm_cache.semantic.explanation import Explanation
+    from redis_tiered.llm_cache.semantic.quest import Quest
+    from redis_tiered.llm_cache.semantic.semantic import Semantic
+    from redis_tiered.llm_cache.semantic.tools.calibration import Calibration
+
+__all__ = ["DEFAULT_TTL", "MAX_PAYLOAD", "Found", "LLMCache", "Served"]
 
 # Redis takes no value of more than 512 MB, PostgreSQL none of more than 1 GB.
 MAX_PAYLOAD = 256 * 1024 * 1024
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class LLMCache(Reading, Writing):
-    """Exact answers to model requests, in three tiers, shared by processes.
+    """Answers to model requests, in three tiers, shared by processes.
 
     A failing tier is a miss, never an exception, in `lookup` and `update`; `clear` and `delete`
-    raise, for their caller must know.
+    raise, for their caller must know. With `semantic`, a request that is new may get the answer to one
+    that says the same in other words.
 
     Args:
         tiers: where entries live and for which tenant.
@@ -40,6 +53,9 @@ class LLMCache(Reading, Writing):
         single_flight: seconds that identical misses wait for the first; 0: they do not wait.
         compress_from: payloads of at least so many bytes are compressed; None: none are.
         prices: dollars per million tokens, `{model: (input, output)}`, for `stats()`.
+        semantic: when an answer serves other wordings, too; None: never.
+        read_answer: gives an answer's text of its payload; None where it is not plain text, so that
+            it serves its own wording only. The default reads UTF-8.
 
     Raises:
         InvalidInput: an argument has the wrong type or range.
@@ -58,7 +74,10 @@ class LLMCache(Reading, Writing):
         mark = fingerprint(_checked(request))
         epoch = self._epoch.certain()
         found = self._recall(mark, control, epoch)
-        return found if found is not None else self.tiers.run(self.look_up(mark, control, epoch))
+        if found is not None:
+            return found
+        quest = self._quest(request, mark, control)
+        return self.tiers.run(self.look_up(mark, control, epoch, quest))
 
     async def alookup(self, request: Request) -> Found | None:
         """As `lookup`."""
@@ -68,7 +87,8 @@ class LLMCache(Reading, Writing):
         found = self._recall(mark, control, epoch)
         if found is not None:
             return found
-        return await self.tiers.arun(self.look_up(mark, control, epoch))
+        quest = self._quest(request, mark, control)
+        return await self.tiers.arun(self.look_up(mark, control, epoch, quest))
 
     def update(self, request: Request, payload: bytes, *, tokens: int = 0) -> None:
         """Store an answer and hand it to those who wait for it.
@@ -112,16 +132,16 @@ class LLMCache(Reading, Writing):
         await self.tiers.arun(self.clear_all())
 
     def delete(self, request: Request) -> None:
-        """Forget one answer, in every tier and process.
+        """Forget one answer, in every tier and process; if it is one to other words, that.
 
         Raises:
             TierError: the durable tier could not be told and nothing changed, or Redis could not.
         """
-        self.tiers.run(self.bury((fingerprint(request).digest,)))
+        self.tiers.run(self.bury_request(_checked(request)))
 
     async def adelete(self, request: Request) -> None:
         """As `delete`."""
-        await self.tiers.arun(self.bury((fingerprint(request).digest,)))
+        await self.tiers.arun(self.bury_request(_checked(request)))
 
     def delete_tag(self, tag: str) -> int:
         """Forget every answer stored under a tag and return how many there were.
@@ -154,11 +174,142 @@ class LLMCache(Reading, Writing):
             return Stats.of(await self.tiers.arun(self.totals()), self._prices)
         return Stats.of(self._tally.counts(), self._prices, self.tiers.guards.errors)
 
+    # Other wordings.
+
+    def _quest(self, request: Request, mark: Fingerprint, control: Control) -> Quest | None:
+        semantic = self._semantic
+        if semantic is None or not control.semantic or not control.read or control.refresh:
+            return None
+        return semantic.quest(request, mark)
+
+    def _needed(self) -> Semantic:
+        if self._semantic is None:
+            raise InvalidInput(
+                "the cache has no semantic part: give it semantic=SemanticPolicy(...)"
+            )
+        return self._semantic
+
+    def feedback(self, served: Served, *, correct: bool) -> None:
+        """Tell whether an answer that was served to other words was right.
+
+        A wrong one is forgotten for these words, which the model then answers, its entry serves no
+        other words any more, and the budget for wrong answers has one less to spend.
+
+        Args:
+            served: `Found.served` of the hit.
+            correct: whether the answer was right.
+
+        Raises:
+            InvalidInput: it is no `Served`, or the cache has no semantic part.
+            TierError: a tier could not be told.
+        """
+        self.tiers.run(self._feedback(served, correct))
+
+    async def afeedback(self, served: Served, *, correct: bool) -> None:
+        """As `feedback`."""
+        await self.tiers.arun(self._feedback(served, correct))
+
+    def _feedback(self, served: object, correct: object) -> Flow[None]:
+        semantic = self._needed()
+        _check_served(served)
+        assert isinstance(served, Served)
+        if not isinstance(correct, bool):
+            raise InvalidInput(f"correct must be a bool, got {type(correct).__name__}")
+        yield from semantic.judged(served, correct)
+        if not correct:
+            yield from self.bury((served.asked,))
+            yield from self.withhold(served.asked)
+
+    def adopt(self, calibration: Calibration) -> None:
+        """Decide by a calibration from now on, in every process, until another is adopted.
+
+        Raises:
+            InvalidInput: it was made with another embedding model, or the cache has no semantic part.
+            TierError: a tier could not be told.
+        """
+        self.tiers.run(self._needed().adopt(calibration))
+
+    async def aadopt(self, calibration: Calibration) -> None:
+        """As `adopt`."""
+        await self.tiers.arun(self._needed().adopt(calibration))
+
+    def explain(self, request: Request | str) -> Explanation:
+        """What a lookup would do now, and why; it leaves no trace.
+
+        Args:
+            request: or a prompt, compared with questions of every scope; a real request is compared
+                with those of its own only.
+
+        Raises:
+            InvalidInput: it is neither, or the cache has no semantic part.
+            TierError: a tier that must be asked failed.
+        """
+        return self.tiers.run(self._explain(request))
+
+    async def aexplain(self, request: Request | str) -> Explanation:
+        """As `explain`."""
+        return await self.tiers.arun(self._explain(request))
+
+    def _explain(self, request: object) -> Flow[Explanation]:
+        from redis_tiered.llm_cache.semantic.explanation import explained
+
+        semantic = self._needed()
+        anywhere = isinstance(request, str)
+        if isinstance(request, str):
+            request = Request(b"", b"", request)
+        checked = _checked(request)
+        mark = fingerprint(checked)
+        exact = yield from self.answer_of(mark.digest)
+        if exact is not None or checked.prompt is None:
+            return explained(semantic, checked, exact=exact is not None, quest=None)
+        if (yield from self.named_by(mark.digest)) == "":
+            return explained(semantic, checked, exact=False, quest=None, withheld=True)
+        quest = yield from semantic.preview(checked, mark, anywhere=anywhere)
+        alike = yield from self.named_by(quest.wording)
+        return explained(semantic, checked, exact=False, quest=quest, alike=alike is not None)
+
+    def semantic_report(self) -> dict[str, Any]:
+        """What the semantic part decided and learnt, by embedding model, in this process and in those
+        before it.
+
+        In mode "shadow" it tells what would have been served, and how much of it would have been wrong.
+
+        Raises:
+            InvalidInput: the cache has no semantic part.
+            TierError: nothing is known here, and no tier can tell.
+        """
+        return self.tiers.run(self._needed().report())
+
+    async def asemantic_report(self) -> dict[str, Any]:
+        """As `semantic_report`."""
+        return await self.tiers.arun(self._needed().report())
+
+    def settle(self, timeout: float = 10.0) -> bool:
+        """Wait until answers stored so far are compared in the background; False: it took too long.
+
+        Raises:
+            InvalidInput: not a number of seconds.
+        """
+        seconds("timeout", timeout)
+        return self._semantic is None or self._semantic.settle(timeout)
+
 
 def _checked(request: object) -> Request:
     if type(request) is not Request:
         raise InvalidInput(f"request must be a Request, got {type(request).__name__}")
     return request
+
+
+def _check_served(served: object) -> None:
+    if not isinstance(served, Served):
+        raise InvalidInput(f"served must be a Served, got {type(served).__name__}")
+    ids = isinstance(served.asked, str) and isinstance(served.entry, str)
+    if not ids or not _ID.fullmatch(served.asked) or not _ID.fullmatch(served.entry):
+        raise InvalidInput("served must be what a hit gave: its ids are none")
+    if not isinstance(served.model, str) or not isinstance(served.p, float):
+        raise InvalidInput("served must be what a hit gave: its model or p is of another type")
+    if served.model and not 0.0 <= served.p <= 1.0:
+        raise InvalidInput(f"served must be what a hit gave: its p is {served.p}")
 
 
 def _check_answer(payload: object, tokens: object) -> None:

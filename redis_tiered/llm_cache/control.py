@@ -17,13 +17,16 @@ _MAX_TAGS = 64
 
 
 class Control(NamedTuple):
-    """What one request may do: read, write, refresh; with which TTL and tags."""
+    """What one request may do: read, write, refresh, be answered by other wordings; with which TTL,
+    tags and identity of its answer."""
 
     read: bool = True
     write: bool = True
     refresh: bool = False
     ttl: float | None = None
     tags: tuple[str, ...] = ()
+    semantic: bool = True
+    answer_id: str | None = None
 
 
 _UNCONTROLLED = Control()
@@ -42,6 +45,8 @@ def cache_control(
     refresh: bool | None = None,
     ttl: float | None = None,
     tags: Iterable[str] | None = None,
+    semantic: bool | None = None,
+    answer_id: str | None = None,
 ) -> Iterator[None]:
     """Control every cached call in a block, sync or async, however deep in a chain.
 
@@ -53,12 +58,17 @@ def cache_control(
         refresh: True: call the model and store its answer in place of the old one.
         ttl: seconds that answers stored in this block stay valid.
         tags: at most 64 names under which they can be deleted.
+        semantic: False: neither serve an answer that was stored for another wording, nor serve this
+            one to other wordings.
+        answer_id: what answers stored in this block answer, by a name of yours: answers of one name
+            are the same to the semantic cache, others are not. 1 to 256 characters.
 
     Raises:
         InvalidInput: a value has the wrong type or range.
     """
     outer = _current.get()
-    for name, value in (("read", read), ("write", write), ("refresh", refresh)):
+    flags = (("read", read), ("write", write), ("refresh", refresh), ("semantic", semantic))
+    for name, value in flags:
         if value is not None and not isinstance(value, bool):
             raise InvalidInput(f"{name} must be a bool or None, got {type(value).__name__}")
     inner = Control(
@@ -67,12 +77,19 @@ def cache_control(
         outer.refresh if refresh is None else refresh,
         outer.ttl if ttl is None else seconds("ttl", ttl),
         outer.tags if tags is None else _checked_tags(tags),
+        outer.semantic if semantic is None else semantic,
+        outer.answer_id if answer_id is None else _checked_name(answer_id),
     )
     token = _current.set(inner)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def _checked_name(name: str) -> str:
+    part("answer_id", name)
+    return name
 
 
 def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:

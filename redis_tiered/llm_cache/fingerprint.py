@@ -15,28 +15,44 @@ import orjson
 
 from redis_tiered.errors import Uncacheable
 
-__all__ = ["Fingerprint", "Request", "canonical", "fingerprint"]
+__all__ = ["Fingerprint", "Request", "Traits", "canonical", "fingerprint", "wording"]
 
 # Changes whenever the canonical form does, so that old entries are never misread as new ones.
 _FORM = b"redis-tiered/1"
 _MAX_DEPTH = 100
 
 
-class Request(NamedTuple):
-    """One request to a model, split where the semantic cache may later compare.
+class Traits(NamedTuple):
+    """What a policy may look at, and no fingerprint does: it is in the request's parts already.
 
-    The three parts together determine everything the provider sees.
+    Attributes:
+        turns: how many turns the user has had, this one included.
+        temperature: that was asked for; None: the model's own.
+        tools: whether the model may call tools.
+    """
+
+    turns: int = 1
+    temperature: float | None = None
+    tools: bool = False
+
+
+class Request(NamedTuple):
+    """One request to a model, split where the semantic cache compares.
+
+    Params, context and prompt together determine everything the provider sees.
 
     Attributes:
         params: canonical bytes of the model, its parameters, tools, output schema, endpoint kind.
         context: canonical bytes of all turns, with the text of the last user turn left out.
         prompt: text of the last user turn, or None where the request does not end in one
             that is plain text; `context` then holds every turn whole.
+        traits: what else is known of it.
     """
 
     params: bytes
     context: bytes
     prompt: str | None
+    traits: Traits = Traits()
 
 
 class Fingerprint(NamedTuple):
@@ -52,7 +68,7 @@ def fingerprint(request: Request) -> Fingerprint:
     Raises:
         Uncacheable: the prompt holds a lone surrogate, which no provider can be sent.
     """
-    params, context, prompt = request
+    params, context, prompt, _ = request
     scope = blake2b(_FORM, digest_size=16)
     # Lengths first: no byte can move from one part to the next without changing the digest.
     scope.update(b"%d:%d:" % (len(params), len(context)))
@@ -65,6 +81,13 @@ def fingerprint(request: Request) -> Fingerprint:
         except UnicodeEncodeError:
             raise Uncacheable("invalid_text", "the prompt holds a lone surrogate") from None
     return Fingerprint(whole.hexdigest(), scope.hexdigest())
+
+
+def wording(mark: Fingerprint, normal: str) -> str:
+    """Digest of all requests of one scope whose prompts have the same normal form; never that of a
+    request."""
+    text = normal.encode(errors="surrogatepass")
+    return blake2b(b"%b/n%b:%b" % (_FORM, mark.scope.encode(), text), digest_size=16).hexdigest()
 
 
 def canonical(value: Any) -> bytes:

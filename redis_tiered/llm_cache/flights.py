@@ -53,9 +53,20 @@ class Flight:
         lease: key of the lease, or None when Redis could not be asked.
         answer: once landed, the sealed answer; or None: no answer came, somebody else may lead;
             or b"": the answer may not be stored, each caller asks for itself.
+        served: why it is the answer, where it was stored for other words; None: it was not.
     """
 
-    __slots__ = ("_landed", "_lock", "_waited_for", "answer", "deadline", "lease", "owner", "token")
+    __slots__ = (
+        "_landed",
+        "_lock",
+        "_waited_for",
+        "answer",
+        "deadline",
+        "lease",
+        "owner",
+        "served",
+        "token",
+    )
 
     def __init__(self, owner: Owner, token: str, lease: bytes | None, deadline: float) -> None:
         self.owner = owner
@@ -63,6 +74,7 @@ class Flight:
         self.lease = lease
         self.deadline = deadline
         self.answer: bytes | None = None
+        self.served: Any = None
         self._landed = False
         self._waited_for: Future[None] | None = None  # most flights are not: it is made when needed
         self._lock = threading.Lock()

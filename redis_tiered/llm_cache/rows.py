@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from redis_tiered.tiers.schema import entries, scopes, tags
+from redis_tiered.tiers.schema import entries, records, scopes, tags
 from redis_tiered.tiers.statements import Prepared
 
 __all__ = [
@@ -32,6 +32,9 @@ __all__ = [
     "new_generation",
     "purge",
     "read",
+    "record",
+    "rename",
+    "save_record",
     "scope_state",
     "slide",
     "write",
@@ -39,14 +42,14 @@ __all__ = [
 
 _READ = Prepared(
     lambda _: (
-        select(entries.c.value, entries.c.revision)
+        select(entries.c.digest, entries.c.value, entries.c.revision)
         .join(
             scopes,
             and_(scopes.c.scope == entries.c.scope, scopes.c.generation == entries.c.generation),
         )
         .where(
             entries.c.scope == bindparam("scope"),
-            entries.c.digest == bindparam("digest"),
+            entries.c.digest.in_((bindparam("digest"), bindparam("other"))),
             or_(entries.c.expires.is_(None), entries.c.expires > bindparam("now")),
         )
     )
@@ -83,29 +86,69 @@ class Row:
     tags: tuple[str, ...] = ()
 
 
-def read(scope: str, digest: str, now: int) -> Callable[[Connection], tuple[bytes, int] | None]:
-    """The stored value and its revision, if it is of the current generation and not expired."""
+def read(
+    scope: str, digest: str, now: int, *, other: str | None = None
+) -> Callable[[Connection], tuple[bytes, int, str] | None]:
+    """The stored value of an entry of the current generation that has not expired.
 
-    def work(connection: Connection) -> tuple[bytes, int] | None:
-        parameters = {"scope": scope, "digest": digest, "now": now}
-        found = _READ(connection, parameters).first()
-        return None if found is None else (bytes(found[0]), int(found[1]))
+    Args:
+        scope: of the cache.
+        digest: of the entry.
+        now: milliseconds since 1970.
+        other: digest of an entry that will do where that one is not there.
+
+    Returns:
+        A unit of work that gives value, revision and digest; None: neither is there.
+    """
+
+    def work(connection: Connection) -> tuple[bytes, int, str] | None:
+        parameters = {
+            "scope": scope,
+            "digest": digest,
+            "other": digest if other is None else other,
+            "now": now,
+        }
+        found = None
+        for row in _READ(connection, parameters).rows:
+            found = row if found is None or row[0] == digest else found
+        return None if found is None else (bytes(found[1]), int(found[2]), str(found[0]))
 
     return work
 
 
-def write(row: Row, fresh: str) -> Callable[[Connection], int]:
+def write(row: Row, fresh: str, *, alias: Row | None = None) -> Callable[[Connection], int]:
     """Insert or replace an entry under the current generation.
 
     Args:
         row: what to write.
         fresh: a new token, for generation and epoch of a scope that is not there yet.
+        alias: another entry, which names it; written with it.
 
     Returns:
         A unit of work that gives the revision under which it was written.
     """
+    where, values = _named(row)
+    more = None if alias is None else _named(alias)
+
+    def work(connection: Connection) -> int:
+        dialect = connection.dialect.name
+        generation = _generation(connection, row.scope, fresh)
+        [[written]] = _WRITE_ENTRY(connection, {**values, "generation": generation}).rows
+        _FORGET_TAGS(connection, where)
+        if row.tags:
+            connection.execute(_write_tags(dialect), [{**where, "tag": tag} for tag in row.tags])
+        if more is not None:
+            _WRITE_ENTRY(connection, {**more[1], "generation": generation})
+        return int(written)
+
+    return work
+
+
+def _named(row: Row) -> tuple[dict[str, str], dict[str, Any]]:
+    """Parameters that name an entry, and all of them."""
     where = {"scope": row.scope, "digest": row.digest}
-    values = where | {
+    return where, {
+        **where,
         "value": row.value,
         "prompt": row.prompt,
         "prompt_scope": row.prompt_scope,
@@ -115,14 +158,31 @@ def write(row: Row, fresh: str) -> Callable[[Connection], int]:
         "tokens": row.tokens,
     }
 
-    def work(connection: Connection) -> int:
-        dialect = connection.dialect.name
-        generation = _generation(connection, row.scope, fresh)
-        [[written]] = _WRITE_ENTRY(connection, {**values, "generation": generation}).rows
-        _FORGET_TAGS(connection, where)
-        if row.tags:
-            connection.execute(_write_tags(dialect), [{**where, "tag": tag} for tag in row.tags])
-        return int(written)
+
+def record(scope: str, name: str) -> Callable[[Connection], bytes | None]:
+    """What was saved of a cache under a name."""
+
+    def work(connection: Connection) -> bytes | None:
+        where = (records.c.scope == scope, records.c.name == name)
+        found = connection.execute(select(records.c.value).where(*where)).scalar()
+        return None if found is None else bytes(found)
+
+    return work
+
+
+def save_record(scope: str, name: str, value: bytes) -> Callable[[Connection], None]:
+    """Save something of a cache under a name, in place of what was there."""
+
+    def work(connection: Connection) -> None:
+        statement = _insert(connection.dialect.name, records).values(
+            scope=scope, name=name, version=1, value=value
+        )
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["scope", "name"],
+                set_={"value": value, "version": records.c.version + 1},
+            )
+        )
 
     return work
 
@@ -179,6 +239,27 @@ def slide(
             )
             .values(value=value, expires=expires)
         )
+
+    return work
+
+
+def rename(
+    scope: str, digest: str, value: bytes, created: int, expires: int | None
+) -> Callable[[Connection], bool]:
+    """Put an alias in the place of an entry, which keeps its tags, unless it was deleted or replaced
+    meanwhile; the unit of work tells whether it did."""
+
+    def work(connection: Connection) -> bool:
+        done = connection.execute(
+            update(entries)
+            .where(
+                entries.c.scope == scope,
+                entries.c.digest == digest,
+                entries.c.created == created,
+            )
+            .values(value=value, expires=expires)
+        )
+        return done.rowcount > 0
 
     return work
 

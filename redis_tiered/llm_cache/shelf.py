@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from redis_tiered.checks import seconds
 from redis_tiered.errors import InvalidInput, TierError
@@ -19,22 +21,63 @@ from redis_tiered.llm_cache.flights import Flight, Flights
 from redis_tiered.llm_cache.stats import Prices, Tally, Usage, checked_prices
 from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["DEFAULT_TTL", "Found", "Shelf"]
+if TYPE_CHECKING:
+    from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
+    from redis_tiered.llm_cache.semantic.semantic import Semantic
+
+__all__ = ["DEFAULT_TTL", "Found", "Served", "Shelf"]
 
 logger = logging.getLogger("redis_tiered")
 
 DEFAULT_TTL = 86_400.0
 
 
+def _text(payload: bytes) -> str | None:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class Served(NamedTuple):
+    """Why a stored answer was served to a question in other words.
+
+    Attributes:
+        asked: id of the question.
+        entry: id of the entry whose answer was served.
+        model: embedding model that compared them; "" if the wording was served before, or differs
+            in case, white space or punctuation only.
+        prompt: of that entry; "" as above.
+        p: probability that the answer fits; NaN as above.
+        cosine: of the two questions; NaN as above.
+    """
+
+    asked: str
+    entry: str
+    model: str = ""
+    prompt: str = ""
+    p: float = math.nan
+    cosine: float = math.nan
+
+
 class Found(NamedTuple):
-    """A stored answer: the adapter's bytes, the tier it came from, its age in seconds."""
+    """A stored answer.
+
+    Attributes:
+        payload: the adapter's bytes.
+        tier: that it came from; "semantic" if it was stored for another wording and is served to this
+            one for the first time.
+        age: in seconds.
+        served: why, if it was stored for another wording; None: it was stored for this one.
+    """
 
     payload: bytes
     tier: str
     age: float
+    served: Served | None = None
 
 
-class Shelf:
+class Shelf(ABC):
     """The entries of one cache of one tenant, and what this process knows and counts of them.
 
     Arguments and errors are those of `LLMCache`.
@@ -52,6 +95,8 @@ class Shelf:
         single_flight: float = 30.0,
         compress_from: int | None = 4096,
         prices: Prices | None = None,
+        semantic: SemanticPolicy | None = None,
+        read_answer: Callable[[bytes], str | None] = _text,
         now: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(tiers, Tiers):
@@ -93,7 +138,42 @@ class Shelf:
         self._purging = False
         self._repairing = False
         self._unrenewed = False
+        # Where one server has all keys, it follows an alias by itself.
+        self._follows = False
+        self._semantic: Semantic | None = None
+        self._read_answer = read_answer
+        if semantic is not None:
+            self._begin_semantic(semantic, read_answer)
         tiers.on_fork(self)
+
+    def _begin_semantic(
+        self, policy: SemanticPolicy, read_answer: Callable[[bytes], str | None]
+    ) -> None:
+        from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
+        from redis_tiered.llm_cache.semantic.semantic import Semantic
+
+        if not isinstance(policy, SemanticPolicy):
+            raise InvalidInput(
+                f"semantic must be a SemanticPolicy or None, got {type(policy).__name__}"
+            )
+        if policy.mode == "off":
+            return
+        self._follows = self.tiers.settings.endpoint.topology != "cluster"
+        self._semantic = Semantic(
+            self.tiers, self._keys, self.name, policy, self._tally, read_answer, self
+        )
+
+    @abstractmethod
+    def answer_of(self, digest: str) -> Flow[Envelope | None]:
+        """See `Entries`."""
+
+    @abstractmethod
+    def named_by(self, digest: str) -> Flow[str | None]:
+        """The digest that an alias names; "": none may; None: there is no alias."""
+
+    @abstractmethod
+    def rename(self, digest: str, entry: str, text: str) -> Flow[None]:
+        """See `Entries`."""
 
     def saved(self, usage: Usage) -> None:
         """Count what a hit saved."""

@@ -67,13 +67,16 @@ class Stats:
     """What a cache did.
 
     Attributes:
-        hits: by tier: `"memory"`, `"redis"`, `"durable"`, and `"flight"` for callers who waited
-            for another caller's answer.
+        hits: by tier: `"memory"`, `"redis"`, `"durable"`, `"semantic"` for answers that were stored
+            for other words, and `"flight"` for callers who waited for another caller's answer.
         misses: lookups that left the caller to ask the model.
         updates: answers stored.
         skipped: requests and answers not stored, by reason.
         unreadable: stored bytes that were a miss, by reason.
         errors: failures of tiers, as `tier.kind`.
+        semantic: what became of questions for which other wordings were looked for: the outcome of
+            each decision (`"served"`, `"audit"`, `"below_theta"` ...), `"skip.<rule>"`,
+            `"veto.<reason>"`, `"embedder.<failure>"`, `"audited.right"`, `"audited.wrong"` ...
         saved_input_tokens, saved_output_tokens: of the model calls that hits made unnecessary.
         saved_money: the same in US dollars, or None where no price table was given or it lacks
             a model.
@@ -86,6 +89,7 @@ class Stats:
     skipped: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    semantic: dict[str, int] = field(default_factory=dict)
     saved_input_tokens: int = 0
     saved_output_tokens: int = 0
     saved_money: float | None = None
@@ -129,6 +133,7 @@ class Stats:
             skipped=groups.get("skip", {}),
             unreadable=groups.get("unreadable", {}),
             errors=dict(errors) if errors is not None else groups.get("error", {}),
+            semantic=groups.get("semantic", {}),
             saved_input_tokens=sum(saved_in.values()),
             saved_output_tokens=sum(saved_out.values()),
             saved_money=money,

@@ -7,10 +7,10 @@ import logging
 from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.llm_cache import scripts
-from redis_tiered.llm_cache.envelope import Envelope
+from redis_tiered.llm_cache.envelope import Envelope, seal
 from redis_tiered.llm_cache.fingerprint import Fingerprint
 from redis_tiered.llm_cache.flights import Flight, current_owner
-from redis_tiered.llm_cache.shelf import Found, Shelf
+from redis_tiered.llm_cache.shelf import Found, Served, Shelf
 
 __all__ = ["Upkeep"]
 
@@ -27,11 +27,20 @@ _REPAIR_EVERY = 0.25
 class Upkeep(Shelf):
     """Jobs on the housekeeper's thread; nothing a caller waits for depends on them."""
 
-    def _hit(self, tier: str, envelope: Envelope, now: int) -> Found:
+    def _hit(self, tier: str, envelope: Envelope, now: int, served: Served | None = None) -> Found:
         self._tally.add(f"hit.{tier}")
         if not self._reporting:
             self._schedule_report()
-        return Found(envelope.payload, tier, max(0, now - envelope.created) / 1000)
+        return Found(envelope.payload, tier, max(0, now - envelope.created) / 1000, served)
+
+    def _alias(self, digest: str, envelope: Envelope) -> tuple[int, bytes] | None:
+        """What has an entry's answer found under another key as long as it is valid: milliseconds,
+        and what is kept. None: it is valid no more."""
+        residency = self._residency(envelope, self._milliseconds())
+        if residency <= 0:
+            return None
+        alias = envelope._replace(payload=digest.encode(), alias=True)
+        return residency, seal(alias, compress_from=None)
 
     def _miss(self, reason: str) -> None:
         self._tally.add(f"miss.{reason}")
@@ -111,6 +120,15 @@ class Upkeep(Shelf):
                 logger.debug("leases not renewed: %s", error)
         self._renewing = bool(live)
         return _RENEW_EVERY if live else None
+
+    def _release_later(self, flight: Flight) -> None:
+        """Give a lease back when its owner was cancelled, and cannot wait for that."""
+
+        def job() -> float | None:
+            self.tiers.run(self._release(flight))
+            return None
+
+        self.tiers.housekeeper.submit(job)
 
     def _renew(self, *, clear: bool) -> Flow[None]:
         """Begin a new epoch; what Redis could not be told now it is told as soon as it is back.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from redis_tiered.errors import TierError
+from redis_tiered.errors import TierError, Unreadable
 from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.llm_cache import scripts
 from redis_tiered.llm_cache.control import Control
-from redis_tiered.llm_cache.envelope import Envelope, seal
+from redis_tiered.llm_cache.envelope import HEADER_BYTES, Envelope, seal, unseal
 from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
 from redis_tiered.llm_cache.flights import current_owner
+from redis_tiered.llm_cache.shelf import DEFAULT_TTL
 from redis_tiered.llm_cache.upkeep import Upkeep
 
 __all__ = ["Writing"]
@@ -27,6 +29,7 @@ class _Answer(NamedTuple):
     envelope: Envelope
     tokens: int
     tags: tuple[str, ...]
+    alias: tuple[str, Envelope] | None
 
 
 class Writing(Upkeep):
@@ -43,13 +46,14 @@ class Writing(Upkeep):
                 self._flights.land(mark.digest, b"", flight=flight)
             return
         now = self._milliseconds()
-        ttl = self._ttl if control.ttl is None else control.ttl
+        ttl = self._seconds_of(request, control)
         ttl_ms = (
             0 if ttl is None else max(1, int(ttl * 1000 * (1 - self._jitter * random.random())))
         )
         envelope = Envelope(payload, now, now + ttl_ms if ttl_ms else 0, ttl_ms)
         data = seal(envelope, compress_from=self._compress_from)
-        answer = _Answer(mark, request.prompt, data, envelope, tokens, control.tags)
+        alias = self._wording(request, mark, envelope, control)
+        answer = _Answer(mark, request.prompt, data, envelope, tokens, control.tags, alias)
         revision = yield from self._store_durable(answer)
         stored = revision is not None
         kept = yield from self._store_redis(answer, revision)
@@ -60,7 +64,29 @@ class Writing(Upkeep):
         else:
             self._tally.add("skip.no_tier")
         self._land(mark, data)
+        if self._semantic is not None and (stored or kept):
+            yield from self._semantic.stored(request, mark, payload, ttl_ms, control)
         self._schedule_report()
+
+    def _seconds_of(self, request: Request, control: Control) -> float | None:
+        """How long an answer stays valid; None: for ever."""
+        if control.ttl is not None:
+            return control.ttl
+        if self._semantic is not None and request.prompt is not None:
+            return self._semantic.ttl(request, self._ttl)
+        return self._ttl
+
+    def _wording(
+        self, request: Request, mark: Fingerprint, envelope: Envelope, control: Control
+    ) -> tuple[str, Envelope] | None:
+        """The alias under which this answer is found if only case, white space or final punctuation
+        differ."""
+        if self._semantic is None or not control.semantic:
+            return None
+        quest = self._semantic.quest(request, mark)
+        if quest is None:
+            return None
+        return quest.wording, envelope._replace(payload=mark.digest.encode(), alias=True)
 
     def _store_durable(self, answer: _Answer) -> Flow[int | None]:
         """The revision under which L3 has it; None if it has not."""
@@ -81,8 +107,13 @@ class Writing(Upkeep):
             tokens=answer.tokens,
             tags=answer.tags,
         )
+        alias = None
+        if answer.alias is not None:
+            digest, envelope = answer.alias
+            value = seal(envelope, compress_from=None)
+            alias = replace(row, digest=digest, value=value, prompt=None, tokens=0, tags=())
         try:
-            revision: int = yield Sql(rows.write(row, new_token()), write=True)
+            revision: int = yield Sql(rows.write(row, new_token(), alias=alias), write=True)
         except TierError:
             return None
         self._schedule_purge()
@@ -93,18 +124,6 @@ class Writing(Upkeep):
         place = "" if revision is None else revision
         mark, envelope = answer.mark, answer.envelope
         residency = self._residency(envelope, envelope.created)
-        fields: Command = (
-            "r",
-            answer.data,
-            "s",
-            mark.scope,
-            "c",
-            envelope.created,
-            "t",
-            answer.tokens,
-        )
-        if answer.prompt is not None:
-            fields += ("p", answer.prompt)
         try:
             epoch = self._epoch.certain()
             confirmed = epoch is not None
@@ -124,8 +143,10 @@ class Writing(Upkeep):
                         self._keys.lease(key),
                         place,
                         residency,
-                        *fields,
+                        "r",
+                        answer.data,
                     ),
+                    *self._alias_of(answer, epoch),
                     *(
                         ("EVAL", scripts.TAG, 1, self._keys.tag(epoch, tag), mark.digest, residency)
                         for tag in answer.tags
@@ -143,6 +164,56 @@ class Writing(Upkeep):
                 epoch = None
         except TierError:
             return False
+
+    def _alias_of(self, answer: _Answer, epoch: str) -> tuple[Command, ...]:
+        if answer.alias is None:
+            return ()
+        key = self._keys.entry(epoch, answer.alias[0])
+        alias = self._alias(answer.mark.digest, answer.envelope)
+        if alias is None:
+            return ()
+        return (
+            ("EVAL", scripts.STORE, 2, key, self._keys.lease(key), "", alias[0], "r", alias[1]),
+        )
+
+    def rename(self, digest: str, entry: str, text: str) -> Flow[None]:
+        """See `Entries`; a tier that fails leaves things as they are."""
+        try:
+            named = yield from self.answer_of(entry)
+            epoch = self._epoch.certain() or (yield from self._epoch.establish())
+            key = self._keys.entry(epoch, digest)
+            [held] = yield Redis((("HGET", key, "r"),))
+            fresh = unseal(held or b"")
+            if named is None or fresh.alias or self._read_answer(fresh.payload) != text:
+                return
+            alias = self._alias(entry, named)
+            if alias is None:
+                return
+            residency, data = alias
+            if self.tiers.durable is not None:
+                from redis_tiered.llm_cache import rows
+
+                work = rows.rename(
+                    self._keys.scope, digest, data, fresh.created, named.expires or None
+                )
+                if not (yield Sql(work, write=True)):
+                    return
+            words = (key, held[:HEADER_BYTES], data, residency)
+            yield Redis((("EVAL", scripts.SLIDE, 1, *words),), write=True)
+            self._memory.invalidate((key,))
+        except (TierError, Unreadable):
+            return
+
+    def withhold(self, digest: str) -> Flow[None]:
+        """Have no answer to other words served here, until the model has answered; as far as the tiers
+        can be told. What says so is an alias of nothing."""
+        now = self._milliseconds()
+        ttl_ms = int((self._ttl or DEFAULT_TTL) * 1000)
+        nothing = Envelope(b"", now, now + ttl_ms, ttl_ms, alias=True)
+        mark = Fingerprint(digest, "")
+        answer = _Answer(mark, None, seal(nothing, compress_from=None), nothing, 0, (), None)
+        revision = yield from self._store_durable(answer)
+        yield from self._store_redis(answer, revision)
 
     def _outdated(self, mark: Fingerprint) -> Flow[None]:
         """Redis missed a write: what it holds of this entry is the answer before."""
@@ -163,6 +234,8 @@ class Writing(Upkeep):
     def decline(self, request: Request | None, reason: str, detail: str) -> Flow[None]:
         """Count what is not stored; tell those who wait, here and elsewhere, to ask themselves."""
         self._tally.add(f"skip.{reason}")
+        if request is not None and self._semantic is not None:
+            self._semantic.declined(fingerprint(request).digest)
         self._warn(
             f"skip.{reason}",
             "not cached (%s): %s",
@@ -193,6 +266,8 @@ class Writing(Upkeep):
                 old = None  # Redis is away; what it holds ends with its TTL
         yield from self._renew(clear=True)
         self._schedule_reclaim(old)
+        if self._semantic is not None:
+            yield from self._semantic.cleared()
 
     def bury(self, digests: tuple[str, ...]) -> Flow[None]:
         """Delete entries from L3, then from Redis, where a mark keeps them from coming back."""
@@ -202,6 +277,22 @@ class Writing(Upkeep):
 
             revisions = yield Sql(rows.forget(self._keys.scope, digests), write=True)
         yield from self._bury_in_redis(dict.fromkeys(digests, 0) | revisions)
+        if self._semantic is not None:
+            yield from self._semantic.removed(digests)
+
+    def bury_request(self, request: Request) -> Flow[None]:
+        """Delete a request's entry; with a semantic part, also what it is an alias of."""
+        mark = fingerprint(request)
+        digests = {mark.digest}
+        if self._semantic is not None and request.prompt is not None:
+            quest = self._semantic.quest(request, mark)
+            assert quest is not None
+            digests.add(quest.wording)
+            for digest in (mark.digest, quest.wording):
+                named = yield from self.named_by(digest)
+                if named:
+                    digests.add(named)
+        yield from self.bury(tuple(digests))
 
     def _bury_in_redis(self, revisions: Mapping[str, int]) -> Flow[None]:
         """Delete entries by digest; each with the revision that L3 deleted, or 0."""
@@ -233,6 +324,8 @@ class Writing(Upkeep):
 
             while digests := (yield Sql(rows.forget_tag(self._keys.scope, tag), write=True)):
                 yield from self._bury_in_redis(digests)
+                if self._semantic is not None:
+                    yield from self._semantic.removed(tuple(digests))
                 gone.update(digests)
         # Entries that L3 could not take when they were written are known to Redis alone.
         try:
@@ -244,6 +337,8 @@ class Writing(Upkeep):
                 )
                 if digests:
                     yield from self._bury_in_redis(dict.fromkeys(digests, 0))
+                    if self._semantic is not None:
+                        yield from self._semantic.removed(digests)
                     gone.update(digests)
         except TierError:
             if self.tiers.durable is None:

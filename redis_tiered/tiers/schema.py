@@ -32,6 +32,7 @@ __all__ = [
     "fields",
     "messages",
     "migrate",
+    "records",
     "removals",
     "scopes",
     "sessions",
@@ -79,6 +80,16 @@ tags = Table(
     Column("tag", Text, primary_key=True),
     Column("digest", Text, primary_key=True),
     Index("redis_tiered_tag_digest", "scope", "digest"),
+)
+
+# What is known of a cache as a whole: what it learnt, how it was calibrated.
+records = Table(
+    "redis_tiered_record",
+    _metadata,
+    Column("scope", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),  # how often it was written
+    Column("value", LargeBinary, nullable=False),
 )
 
 sessions = Table(
@@ -251,6 +262,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _create(scopes, entries, tags),
     _create(sessions, messages),
     _create_vectors,
+    _create(records),
 )
 
 

@@ -78,6 +78,8 @@ class Server:
         self.delayed = False
         self._scripts: dict[str, Callable[[list[bytes], list[bytes]], Any]] = {
             scripts.LOOK_UP: self._look_up,
+            scripts.FOLLOW: self._follow,
+            scripts.DISCARD: self._discard,
             scripts.STORE: self._store,
             scripts.PROMOTE: self._promote,
             scripts.BURY: self._bury,
@@ -179,6 +181,10 @@ class Server:
     def _get(self, key: bytes) -> bytes | None:
         return self.data.get(key)
 
+    def _hget(self, key: bytes, field: bytes) -> bytes | None:
+        held: bytes | None = self.data.get(key, {}).get(field)
+        return held
+
     def _set(self, key: bytes, value: bytes, *options: bytes) -> bytes | None:
         self._grow()
         if b"NX" in options and key in self.data:
@@ -231,11 +237,23 @@ class Server:
 
     # Scripts, line by line as in the modules that send them.
 
+    def _followed(self, answer: bytes | None, start: list[bytes]) -> Any:
+        if answer is not None and start and len(answer) > 30 and answer[1] // 2 % 2 == 1:
+            return [answer, self.data.get(start[0] + answer[30:] + b"}", {}).get(b"r")]
+        return answer
+
+    def _follow(self, keys: list[bytes], words: list[bytes]) -> Any:
+        return self._followed(self.data.get(keys[0], {}).get(b"r"), words)
+
+    def _discard(self, keys: list[bytes], words: list[bytes]) -> int:
+        held = self.data.get(keys[0], {}).get(b"r")
+        return self._del(keys[0]) if held == words[0] else 0
+
     def _look_up(self, keys: list[bytes], words: list[bytes]) -> Any:
         answer = self.data.get(keys[0], {}).get(b"r")
         if answer is not None:
-            return answer
-        token, milliseconds, dead = words
+            return self._followed(answer, words[3:])
+        token, milliseconds, dead = words[:3]
         if token == b"":
             return 0
         holder = self._get(keys[1])
@@ -378,6 +396,7 @@ class Process:
 
     Args:
         ahead: seconds that its clock is ahead of the world's.
+        topology: of Redis; in a "cluster" no script follows an alias.
 
     Attributes:
         connected: whether it can reach Redis.
@@ -386,9 +405,12 @@ class Process:
         failed: kinds of steps (`Redis`, `Sql`) that failed since the last `clear`.
     """
 
-    def __init__(self, world: World, *, ahead: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, world: World, *, ahead: float = 0.0, topology: str = "single", **options: Any
+    ) -> None:
         self.world = world
         self.options = options
+        self.topology = topology
         self.connected = True
         self.fault: Fault | None = None
         self.steps = 0
@@ -408,7 +430,7 @@ class Process:
             housekeeper=self.housekeeper,
             durable=self.durable,
             closed=False,
-            settings=None,
+            settings=SimpleNamespace(endpoint=SimpleNamespace(topology=self.topology)),
             run=self.driver.run,
             primaries=lambda: [None],
             on_fork=lambda listener: None,

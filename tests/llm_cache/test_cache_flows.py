@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import ClassVar
@@ -23,7 +24,11 @@ from redis_tiered.llm_cache import cache as cache_module
 from redis_tiered.llm_cache.control import Control, cache_control
 from redis_tiered.llm_cache.envelope import Envelope, seal, unseal
 from redis_tiered.llm_cache.fingerprint import fingerprint
+from redis_tiered.llm_cache.semantic.cacheable import Asked, Verdict
+from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
+from redis_tiered.llm_cache.shelf import Served
 from tests.llm_cache.simulation import Crash, Fault, Process, Running, Server, World, request_of
+from tests.semantic.toy import Toy
 
 FREE = Control()
 
@@ -52,12 +57,12 @@ def back(process: Process) -> None:
 def test_an_answer_is_found_in_the_nearest_tier_that_holds_it(world: World) -> None:
     one, two = world.process(), world.process()
     one.update("q", "A")
-    assert one.cache.lookup(request_of("q")) == (b"A", "redis", 0.0)
-    assert one.cache.lookup(request_of("q")) == (b"A", "memory", 0.0)
-    assert two.cache.lookup(request_of("q")) == (b"A", "redis", 0.0)
+    assert one.cache.lookup(request_of("q")) == (b"A", "redis", 0.0, None)
+    assert one.cache.lookup(request_of("q")) == (b"A", "memory", 0.0, None)
+    assert two.cache.lookup(request_of("q")) == (b"A", "redis", 0.0, None)
     world.server.flush()
-    assert two.cache.lookup(request_of("q")) == (b"A", "durable", 0.0)
-    assert one.cache.lookup(request_of("q")) == (b"A", "redis", 0.0)
+    assert two.cache.lookup(request_of("q")) == (b"A", "durable", 0.0, None)
+    assert one.cache.lookup(request_of("q")) == (b"A", "redis", 0.0, None)
 
 
 def test_a_warm_hit_costs_no_step_and_every_other_lookup_one(any_world: World) -> None:
@@ -350,7 +355,7 @@ def test_a_deleted_answer_is_not_brought_back_by_a_reader_who_fetched_it_before(
         for _ in range(steps):
             reader.advance()
         one.delete("q")
-        assert reader.finish() in (None, (b"A", "durable", 0.0), (b"A", "redis", 0.0))
+        assert reader.finish() in (None, (b"A", "durable", 0.0, None), (b"A", "redis", 0.0, None))
         assert one.lookup("q") is None
         assert two.lookup("q") is None
         one.update("q", "A")
@@ -686,6 +691,18 @@ class Story:
     def delete(self, process: Process, name: str, answer: str) -> None:
         self._forget(process, [name], lambda: process.delete(name))
 
+    def alike(self, process: Process, name: str, answer: str) -> None:
+        """Look it up as it is spelled otherwise: what is found is an alias."""
+        possible = self.model.of(process, name)
+        found = process.lookup(name + "?")
+        if found is None and process.failed:
+            return
+        assert found in possible, f"found {found!r} of {name + '?'!r}, possible: {possible}"
+
+    def unsay(self, process: Process, name: str, answer: str) -> None:
+        """Delete it as it is spelled otherwise."""
+        self._forget(process, [name], lambda: process.delete(name + "?"))
+
     def clear(self, process: Process, name: str, answer: str) -> None:
         self._forget(process, list(self.model.truth), process.cache.clear)
 
@@ -729,6 +746,8 @@ class Story:
                     process.cache._flights.reset_after_fork()
                     process.failed.clear()
                     self.lookup(process, name, "")
+                    if process.cache._semantic is not None:
+                        self.alike(process, name, "")
             self.world.clock.advance(4)  # leases of the dead end
             self.world.server.flush()
 
@@ -771,11 +790,15 @@ SCENARIOS = {
     ],
 )
 def test_a_fault_at_any_step_of_a_scenario_breaks_no_promise(text: str, kind: str) -> None:
+    _check_with_faults(text, kind)
+
+
+def _check_with_faults(text: str, kind: str, **options: object) -> None:
     operations = _ops(text)
     faults = 0
     for number in range(len(operations)):
         for at in range(40):
-            with World() as world:
+            with World(**options) as world:
                 story = Story(world)
                 reached = False
                 for index, operation in enumerate(operations):
@@ -798,6 +821,250 @@ def test_scenarios_without_faults(text: str) -> None:
         for operation in _ops(text):
             story.perform(operation)
         story.check()
+
+
+def nothing_by_meaning(asked: Asked) -> Verdict:
+    return Verdict(False, "spelling only", None)
+
+
+# Aliases by spelling alone: they need no vectors, and are aliases like all others.
+SPELLING = SemanticPolicy(Toy(), rules=nothing_by_meaning)
+
+SPELLED_OTHERWISE = {
+    "replace": "0 update q A; 1 alike q; 1 alike q; 0 update q B; 1 alike q; 1 lookup q",
+    "delete": "0 update q A; 1 alike q; 0 delete q; 1 alike q; 0 alike q",
+    "unsay": "0 update q A; 1 alike q; 0 unsay q; 1 alike q; 1 lookup q; 0 lookup q",
+    "unsay what nobody asked": "0 update q A; 1 lookup q; 0 unsay q; 1 lookup q",
+    "clear": "0 update q A; 1 alike q; 0 clear; 1 alike q; 0 update q B; 1 alike q",
+    "flush": "0 update q A; 1 alike q; 0 flush; 1 alike q; 0 unsay q; 1 lookup q; 1 alike q",
+    "outage": "0 update q A; 1 alike q; 0 cut; 0 update q B; 0 alike q; 0 back; 1 alike q",
+    "outage and unsay": "0 update q A; 1 alike q; 0 cut; 0 unsay q; 0 back; 1 alike q; 0 alike q",
+}
+
+
+@pytest.mark.parametrize("kind", ["before", "after", "crash"])
+@pytest.mark.parametrize("text", SPELLED_OTHERWISE.values(), ids=SPELLED_OTHERWISE)
+def test_a_fault_at_any_step_breaks_no_promise_of_aliases(text: str, kind: str) -> None:
+    _check_with_faults(text, kind, semantic=SPELLING)
+
+
+@pytest.mark.parametrize("topology", ["single", "cluster"])
+@pytest.mark.parametrize("text", SPELLED_OTHERWISE.values(), ids=SPELLED_OTHERWISE)
+def test_aliases_without_faults(text: str, topology: str) -> None:
+    with World(semantic=SPELLING, topology=topology) as world:
+        story = Story(world)
+        for operation in _ops(text):
+            story.perform(operation)
+        story.check()
+
+
+# Aliases.
+
+
+@pytest.fixture(params=["single", "cluster"])
+def spelled(request: pytest.FixtureRequest, any_world: World) -> Callable[..., Process]:
+    """Makes processes that answer other spellings, too."""
+    return functools.partial(any_world.process, semantic=SPELLING, topology=request.param)
+
+
+def test_an_alias_costs_one_round_trip_and_then_none(
+    any_world: World, spelled: Callable[..., Process]
+) -> None:
+    one, two = spelled(), spelled()
+    one.update("q", "A")
+    assert two.lookup("q?") == "A"
+    for process, steps in ((one, 1), (two, 1), (one, 0), (two, 0)):
+        process.steps = 0
+        found = process.cache.lookup(request_of("q?"))
+        assert found is not None
+        assert found.payload == b"A"
+        assert found.served is not None
+        assert found.served.entry == fingerprint(request_of("q")).digest
+        # A cluster needs one more for the entry, if that is not in memory.
+        assert process.steps <= steps + (process.topology == "cluster" and steps)
+
+
+def test_an_alias_shows_what_its_entry_holds_now(
+    any_world: World, spelled: Callable[..., Process]
+) -> None:
+    one, two = spelled(), spelled()
+    one.update("q", "A")
+    assert two.lookup("q?") == two.lookup("q?") == "A"
+    one.update("q", "B")
+    assert two.lookup("q?") == "B"
+    one.delete("q")
+    assert two.lookup("q?") is None
+    assert one.lookup("q?") is None
+
+
+def test_an_alias_never_outlives_its_entry(
+    any_world: World, spelled: Callable[..., Process]
+) -> None:
+    one, two = spelled(ttl=100.0), spelled(ttl=100.0)
+    one.update("q", "A")
+    any_world.clock.advance(60)
+    assert two.lookup("q?") == "A"
+    assert any_world.server.ttl(two.key("q?")) == 40.0
+    any_world.clock.advance(41)
+    assert two.lookup("q?") is None
+    with cache_control(ttl=10):
+        one.update("q", "B")
+    assert two.lookup("q?") == "B"
+    any_world.clock.advance(11)
+    assert two.lookup("q?") is None
+
+
+def test_an_entry_that_slides_slides_by_its_alias_too(spelled: Callable[..., Process]) -> None:
+    one = spelled(ttl=100.0, sliding=True)
+    one.update("q", "A")
+    assert one.lookup("q?") == "A"
+    for _ in range(5):
+        one.world.clock.advance(70)
+        one.memory.empty()
+        assert one.lookup("q?") == "A"
+
+
+def test_whoever_asks_by_an_alias_never_renews_early(spelled: Callable[..., Process]) -> None:
+    one, two = spelled(ttl=100.0, early=0.2), spelled(ttl=100.0, early=0.2)
+    one.update("q", "A")
+    assert two.lookup("q?") == "A"
+    one.world.clock.advance(90)
+    assert two.lookup("q?") == one.lookup("q?") == "A"
+    assert one.lookup("q") is None
+    one.update("q", "B")
+    assert two.lookup("q?") == "B"
+
+
+@pytest.mark.parametrize("other", [{"semantic": None}, {}], ids=["no policy", "opted out"])
+def test_who_wants_no_other_words_is_served_none(
+    spelled: Callable[..., Process], other: dict[str, None]
+) -> None:
+    one, two = spelled(), spelled(**other)
+    one.update("q", "A")
+    assert one.lookup("q?") == one.lookup("q?") == "A"
+    with cache_control(semantic=None if other else False):
+        assert two.lookup("q?") is None
+        two.update("q?", "B")
+        assert two.lookup("q?") == "B"
+    assert one.lookup("q?") == "B"
+    assert one.lookup("q") == "A"
+
+
+def test_an_alias_takes_no_answer_s_place(spelled: Callable[..., Process]) -> None:
+    """One is about to write an alias, another stores an answer under its key meanwhile."""
+    for turns in range(8):
+        one, two = spelled(single_flight=0), spelled(single_flight=0)
+        one.cache.clear()
+        one.update("q", "A")
+        mark = fingerprint(request_of("q?"))
+        quest = one.cache._quest(request_of("q?"), mark, FREE)
+        reader = Running(one, one.cache.look_up(mark, FREE, None, quest))
+        for _ in range(turns):
+            reader.advance()
+        two.update("q?", "B")
+        assert reader.finish().payload in (b"A", b"B")
+        for process in (one, two):
+            assert process.lookup("q?") == "B", turns
+        one.world.server.disconnect(one.memory)
+        one.world.server.disconnect(two.memory)
+
+
+def test_what_was_wrong_for_some_words_is_not_served_to_them_again(
+    any_world: World, spelled: Callable[..., Process]
+) -> None:
+    one, two = spelled(), spelled()
+    one.update("q", "A")
+    found = two.cache.lookup(request_of("q?"))
+    assert found is not None
+    assert found.served is not None
+    two.cache.feedback(found.served, correct=False)
+    for process in (one, two, one, two):
+        assert process.lookup("q?") is None
+        assert process.lookup("q") == "A"
+    if any_world.engine is not None:
+        any_world.server.flush()
+        assert one.lookup("q?") is None
+    two.update("q?", "B")
+    assert one.lookup("q?") == "B"
+    assert one.lookup("q") in ("A", "B")  # if Redis lost it, the latest of its spelling
+
+
+def test_of_many_who_ask_by_an_alias_to_nothing_one_leads(spelled: Callable[..., Process]) -> None:
+    one, two = spelled(), spelled()
+    one.update("q", "A")
+    assert one.lookup("q?") == "A"
+    one.delete("q")
+    assert one.lookup("q?") is None
+    waits: list[Wait] = []
+
+    def arrives(wait: Wait) -> None:
+        waits.append(wait)
+        one.update("q?", "B")
+
+    two.on_wait = arrives
+    assert two.lookup("q?") == "B"
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\x01", b"garbage", b"\x01\x02" + bytes(40), lambda data: data[:-1]],
+    ids=["empty", "a byte", "foreign", "a foreign alias", "cut"],
+)
+@pytest.mark.parametrize("which", ["q", "q?"])
+def test_what_cannot_be_read_behind_an_alias_is_a_counted_miss(
+    spelled: Callable[..., Process], which: str, damage: bytes | Callable[[bytes], bytes]
+) -> None:
+    one = spelled()
+    one.update("q", "A")
+    assert one.lookup("q?") == "A"
+    held = one.world.server.data[one.key(which)][b"r"]
+    bad = damage(held) if callable(damage) else damage
+    one.world.server.execute([("HSET", one.key(which), "r", bad)])
+    assert one.lookup("q?") == ("A" if one.durable or which == "q?" else None)
+    assert sum(one.cache.stats().unreadable.values()) == 1
+    one.update("q", "B")
+    assert one.lookup("q?") == "B"
+
+
+def test_a_waiter_is_told_that_the_answer_is_to_other_words(world: World) -> None:
+    one = world.process(semantic=SPELLING)
+    mark = fingerprint(request_of("q?"))
+    flight = one.cache._flights.lead(mark.digest, FOREIGN, "token", b"lease")
+
+    def land(_: Wait) -> None:
+        envelope = Envelope(b"A", 0, 0, 0)
+        flight.served = Served(mark.digest, "entry")
+        one.cache._flights.land(mark.digest, seal(envelope, compress_from=None), flight=flight)
+
+    world.server.execute([("SET", one.cache._keys.lease(one.key("q?")), "token")]) if (
+        one.lookup("warm") is None
+    ) else None
+    one.on_wait = land
+    found = one.cache.lookup(request_of("q?"))
+    assert found is not None
+    assert (found.payload, found.tier, found.served) == (
+        b"A",
+        "flight",
+        Served(mark.digest, "entry"),
+    )
+
+
+def test_a_lookup_that_is_given_up_gives_its_lease_back(world: World) -> None:
+    one, two = world.process(semantic=SPELLING), world.process(semantic=SPELLING)
+    one.lookup("warm")
+    mark = fingerprint(request_of("q"))
+    flow = one.cache.look_up(mark, FREE, None, one.cache._quest(request_of("q"), mark, FREE))
+    running = Running(one, flow)
+    running.advance()  # the lease is taken; L3 is about to be asked
+    lease = one.cache._keys.lease(one.key("q"))
+    assert lease in world.server.data
+    flow.close()
+    one.housekeeper.run(within=0.0)
+    assert lease not in world.server.data
+    began = world.clock()
+    assert two.lookup("q") is None
+    assert world.clock() == began
 
 
 NAMES = st.sampled_from(["q", "q", "r"])
@@ -897,7 +1164,19 @@ class TwoProcessesSliding(TwoProcesses):
     options: ClassVar[dict[str, object]] = {"sliding": True, "ttl": 100_000.0, "early": 0.0}
 
 
-@pytest.mark.parametrize("machine", [TwoProcesses, TwoProcessesSliding])
+class TwoProcessesWithAliases(TwoProcesses):
+    options: ClassVar[dict[str, object]] = {"semantic": SPELLING}
+
+    @rule(which=WHICH, name=NAMES, fault=FAULTS)
+    def alike(self, which: int, name: str, fault: Fault | None) -> None:
+        self.story.perform((which, "alike", name, ""), fault)
+
+    @rule(which=WHICH, name=NAMES, fault=FAULTS)
+    def unsay(self, which: int, name: str, fault: Fault | None) -> None:
+        self.story.perform((which, "unsay", name, ""), fault)
+
+
+@pytest.mark.parametrize("machine", [TwoProcesses, TwoProcessesSliding, TwoProcessesWithAliases])
 def test_two_processes(machine: type[TwoProcesses]) -> None:
     run_state_machine_as_test(
         machine,

@@ -408,10 +408,10 @@ def test_read_gives_what_was_written_until_it_expires(database: Database) -> Non
     do = database.do
     assert do(rows.read("s", "d", 0), write=False) is None
     assert do(rows.write(row(value=b"\0v\xff", expires=5000), "fresh")) == 100
-    assert do(rows.read("s", "d", 4999), write=False) == (b"\0v\xff", 100)
+    assert do(rows.read("s", "d", 4999), write=False) == (b"\0v\xff", 100, "d")
     assert do(rows.read("s", "d", 5000), write=False) is None
     assert do(rows.write(row(value=b"w", prompt=None), "fresh")) == 101
-    assert do(rows.read("s", "d", 10**15), write=False) == (b"w", 101)
+    assert do(rows.read("s", "d", 10**15), write=False) == (b"w", 101, "d")
     assert do(rows.read("other", "d", 0), write=False) is None
 
 
