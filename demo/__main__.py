@@ -28,6 +28,7 @@ from demo.screen import Screen
 from demo.tally import DOWN, Tally, shown
 from demo.tickets import SHOWN as TICKETS
 from demo.transcript import SHOWN
+from demo.wordings import BUDGET, ask_in_other_words
 from redis_tiered import Tiers
 
 # An example, in dollars per million tokens, input and output; yours may differ.
@@ -154,8 +155,19 @@ def run(size: Size, real: bool, screen: Screen) -> int:
             recalled = fresh.recall()
             looked += fresh.look(asks)
             [ended] = fresh.end()
+
+        screen.title(
+            "6  The same question in other words",
+            "The questions of a library's readers, no two of them alike, and some asked again. The model "
+            "looks",
+            "its answers up, here too with a key. An answer to other words may be wrong: the user has set "
+            f"a budget of {BUDGET:.0%} of all",
+            "requests, and nothing else. Redis is killed on the way.",
+        )
+        (place / "w").mkdir()
+        worded = ask_in_other_words(place / "w", screen, size.wordings)
     price = PRICES.get(setup.model)
-    results = Results(tally, again, recalled, looked, counted, ended.served, price, calls)
+    results = Results(tally, again, recalled, looked, counted, ended.served, price, calls, worded)
     good = results.show(screen)
     screen.say(f"\n{shown(time.monotonic() - began)} from start to end; nothing is left running.")
     _what_next(screen)

@@ -25,6 +25,7 @@ class Size:
         pause: seconds a user thinks before a request, on average; none in the cold phase.
         outage: seconds that Redis is kept away.
         latency: least and most seconds of the local model.
+        wordings: part of the questions in other words that is asked.
     """
 
     requests: tuple[int, int, int, int] = (250, 250, 450, 300)
@@ -34,10 +35,11 @@ class Size:
     pause: float = 0.3
     outage: float = 4.0
     latency: tuple[float, float] = (0.4, 0.8)
+    wordings: float = 1.0
 
 
 FULL = Size()
-QUICK = Size((60, 60, 160, 60), 40, 2, 6, 0.2, 1.5, (0.05, 0.1))
+QUICK = Size((60, 60, 160, 60), 40, 2, 6, 0.2, 1.5, (0.05, 0.1), 0.6)
 REAL_API = Size((60, 100, 400, 100), 24)
 
 

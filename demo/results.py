@@ -11,6 +11,7 @@ from demo.register import Mistakes, Register
 from demo.screen import Screen
 from demo.tally import TIERS, Tally
 from demo.transcript import Faults, Transcript
+from demo.wordings import Served
 from redis_tiered.sessions.trust import LEASE
 
 __all__ = ["Results"]
@@ -29,6 +30,7 @@ class Results:
         served: what the fresh process's collection did.
         price: dollars per million tokens, input and output; None: not known for this model.
         calls: requests that the local model servers received; None: the real API.
+        worded: what came of questions in other words; None: they were not asked.
     """
 
     tally: Tally
@@ -39,6 +41,7 @@ class Results:
     served: Mapping[str, int]
     price: tuple[float, float] | None
     calls: int | None
+    worded: Served | None = None
 
     def show(self, screen: Screen) -> bool:
         """Show tables and verdict; tells whether all is well."""
@@ -58,6 +61,8 @@ class Results:
         register = Register(self.tally.filed)
         mistakes = self._mistakes(register)
         screen.counts("What the tickets' collection did", self._collection(mistakes))
+        if self.worded is not None:
+            screen.counts("The same question in other words", self.worded.rows())
         screen.savings(self._savings())
         verdicts = [
             self._errors(),
@@ -69,6 +74,7 @@ class Results:
             self._stale(),
             self._lost_tickets(register),
             self._mistaken(mistakes),
+            *([] if self.worded is None else [self.worded.verdict()]),
         ]
         for good, text in verdicts:
             screen.verdict(good, text)

@@ -67,6 +67,8 @@ def main(words: Sequence[str] | None = None) -> None:
         # A short path: that of a unix socket has at most 107 characters.
         with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as home:
             _move_into(Path(home))
+            if (data := notebook.absolute().parent / "data").is_dir():
+                (Path(home) / "work" / "data").symlink_to(data)
             run(notebook.absolute(), (given.output or notebook).absolute(), Path(home))
 
 

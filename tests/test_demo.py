@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from demo.tally import DOWN, Tally
 from demo.tickets import SHOWN as TICKETS
 from demo.tickets import Tickets
 from demo.transcript import SHOWN, Faults, Transcript
+from demo.wordings import Served, stream
 from redis_tiered import Tiers
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +45,14 @@ def test_a_plan_repeats_questions_and_keeps_new_ones_for_later() -> None:
     assert len(set(cold)) < len(cold) * 0.7
     assert {ask.tenant for ask in cold} == set(COMPANIES)
     assert {ask.question for ask in late} - early
+
+
+def test_questions_in_other_words_come_with_some_of_them_again() -> None:
+    asked = stream()
+    assert asked == stream()
+    assert 1.2 < len(asked) / len(set(asked)) < 1.5
+    assert len({each.answer_id for each in asked}) < len(set(asked)) / 5
+    assert len({each.prompt for each in asked}) == len(set(asked))
 
 
 def test_every_answer_tells_tenant_and_question() -> None:
@@ -255,6 +265,7 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
         names: tuple[str, ...] = ("ticket",),
         aside: Looked | None = None,
         error: str = "",
+        worded: Served | None = None,
     ) -> bool:
         tally = Tally()
         tally.begin("all")
@@ -275,7 +286,7 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
         recalled = Recalled(logs, windows, names, error)
         more_looked = [aside] if aside else []
         return Results(
-            tally, fresh, recalled, more_looked, counted, {"redis": 1}, (1.0, 2.0), calls
+            tally, fresh, recalled, more_looked, counted, {"redis": 1}, (1.0, 2.0), calls, worded
         ).show(Screen())
 
     assert verdict()
@@ -306,6 +317,12 @@ def test_the_verdict_is_bad_if_anything_is() -> None:
     assert not verdict(aside=looked(began=later))
     assert not verdict(aside=looked("ticket", "nobody's", began=later))
     assert not verdict(aside=looked("ticket", began=later)._replace(error="OSError()"))
+    served = Served(requests=300, calls=200, hits={"memory": 20, "semantic": 80}, wrong=3)
+    assert verdict(worded=served)
+    for bad in ({"wrong": 4}, {"strange": 1}, {"errors": ["OSError()"]}, {"calls": 199}):
+        assert not verdict(worded=replace(served, **bad))
+    assert not verdict(worded=replace(served, calls=280, hits={"memory": 20}))  # not one was served
+
     unfiled = answered("acme", "redis", "a")._replace(filed=filed("no", error="OSError()"))
     assert not verdict(unfiled, hits=2)
 
@@ -357,6 +374,7 @@ def test_a_short_run_is_all_well_and_leaves_nothing_behind(temporary: Path) -> N
         "stale windows 0 in 364 read",
         "lost tickets 0: the fresh process found 340 of the 340 filed",
         "missing tickets 0, foreign tickets 0 in 460 searches",
+        "wrong answers to other words ",
     ):
         assert f"OK    {verdict}" in done.stdout
     assert "Redis down" in done.stdout

@@ -7,10 +7,15 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from notebooks.data.questions import Vectors, questions
+from notebooks.data.questions import texts as texts_with_vectors
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -55,7 +60,7 @@ def texts(notebook: Path) -> str:
 
 
 def test_there_are_notebooks() -> None:
-    assert {"sessions", "vectors"} <= {notebook.stem for notebook in ALL}
+    assert {"semantic_cache", "sessions", "vectors"} <= {notebook.stem for notebook in ALL}
 
 
 @each
@@ -106,6 +111,46 @@ def test_vectors_shows_ranks_diversity_memory_and_a_rebuild() -> None:
     for found in ("from memory", "from the durable tier", "from redis", "2000/2000", "repaired"):
         assert found in shown
     assert "\r" not in shown  # of the progress bar, the end
+
+
+def test_semantic_cache_shows_a_budget_vetoes_skips_calibration_and_a_report() -> None:
+    notebook = NOTEBOOKS / "semantic_cache.ipynb"
+    assert len(images(notebook)) >= 5
+    shown = texts(notebook)
+    for found in (
+        "budget 1%",
+        "Its answer is served",
+        "without colour?: refused, negation",
+        "personal.card",
+        "volatile",
+        "more prompts",
+        "calibrated: True",
+        "would have been served",
+    ):
+        assert found in shown
+
+
+def test_questions_are_many_distinct_and_have_vectors() -> None:
+    asked = questions()
+    times = Counter(each.answer_id for each in asked)
+    assert len({each.prompt.casefold() for each in asked}) == len(asked) >= 480
+    assert max(times.values()) <= 16
+    assert sum(count >= 4 for count in times.values()) >= 60
+    assert list(times.values()).count(1) >= 30
+    meant = {(each.answer, each.answer_id) for each in asked}
+    assert len(meant) == len(dict(meant)) > len(times)  # some are said in two ways
+
+    vectors = Vectors()
+    found = np.array(vectors.embed(texts_with_vectors()))
+    assert found.shape == (len(texts_with_vectors()), 384)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
+    assert np.array_equal(
+        vectors.embed(["WHAT is  the Wi-Fi password?"]),
+        vectors.embed(["What is the wi-fi password?"]),
+    )
+    assert (NOTEBOOKS / "data" / "questions.npz").stat().st_size < 700_000
+    with pytest.raises(KeyError):
+        vectors.embed(["Never asked."])
 
 
 # --- the runner itself ---------------------------------------------------------------------------
