@@ -236,7 +236,8 @@ class LocalEngine:
             found = yield from self._found(copy, query)
             rows = yield from self._rows(copy, [id for id, _, _ in found], vectors=query.vectors)
             absent = [(id, v) for (id, v, _), row in zip(found, rows, strict=True) if row is None]
-            yield from self._check_removed(copy.generation, dict(absent))
+            if not (yield from self._were_removed(copy.generation, dict(absent))):
+                continue
             tries += 1
             # What changed since fits together a moment later. If it changes all the time: the
             # documents as they are now, found by what they were.
@@ -291,18 +292,23 @@ class LocalEngine:
             (_, _, water), *replies, (name, layout, _) = yield Redis((which, *asked, which))
             if name is None or not self._is_ours(layout.decode()):
                 return None
-            if name.decode() == generation and water is not None:
+            if generation is None or name.decode() != generation or water is None:
+                self._generation = name.decode()
+                continue
+            rows = self._received(generation, ids, replies, ticket)
+            absent = [id for id in ids if id not in rows]
+            since = (yield from self._written_since(generation, absent)) if absent else {}
+            if since is not None:
+                rows |= since
                 break
-            self._generation = name.decode()
-        assert generation is not None
-        rows = self._received(generation, ids, replies, ticket)
-        if absent := [id for id in ids if id not in rows]:
-            rows |= yield from self._written_since(generation, absent)
         found = [rows[id] if vectors else rows[id]._replace(vector=b"") for id in ids if id in rows]
         return Answer(generation, int(water), [Found(row, _NAN) for row in found])
 
-    def _written_since(self, generation: str, ids: Sequence[bytes]) -> Flow[dict[bytes, Row]]:
-        """Of documents that were not there those that are now.
+    def _written_since(
+        self, generation: str, ids: Sequence[bytes]
+    ) -> Flow[dict[bytes, Row] | None]:
+        """Of documents that were not there those that are now; None: another generation is read by
+        now, and what this one lacks says nothing.
 
         Raises:
             TierReplyError: one should have been.
@@ -315,29 +321,35 @@ class LocalEngine:
                 ("HGET", self._keys.meta, "g"),
             )
         )
-        if count < expected and read == generation.encode():
+        if read != generation.encode():
+            return None
+        if count < expected:
             raise _lost()  # so is what was asked for, perhaps
         listed = {id: int(float(at)) for id, at in zip(ids, scores, strict=True) if at is not None}
         rows = yield from self._fetched(generation, list(listed), vectors=True, known={})
         there = {row.id: row for row in rows if row is not None}
-        yield from self._check_removed(
-            generation, {id: version for id, version in listed.items() if id not in there}
-        )
-        return there
+        gone = {id: version for id, version in listed.items() if id not in there}
+        return there if (yield from self._were_removed(generation, gone)) else None
 
-    def _check_removed(self, generation: str, absent: Mapping[bytes, int]) -> Flow[None]:
-        """Documents of these versions were listed, and then what they hold was not there.
+    def _were_removed(self, generation: str, absent: Mapping[bytes, int]) -> Flow[bool]:
+        """Documents of these versions were listed, and then what they hold was not there: whether they
+        were removed; or else the whole generation was.
 
         Raises:
             TierReplyError: they are listed still, so nobody removed them.
         """
         if not absent:
-            return
+            return True
         by_version = self._keys.log(generation)[1]
-        scores = yield Redis(tuple([("ZSCORE", by_version, id) for id in absent]))
+        *scores, read = yield Redis(
+            (*[("ZSCORE", by_version, id) for id in absent], ("HGET", self._keys.meta, "g"))
+        )
+        if read != generation.encode():
+            return False
         for version, at in zip(absent.values(), scores, strict=True):
             if at is not None and int(float(at)) == version:
                 raise _lost()
+        return True
 
     def _found(self, copy: _Copy, query: Query) -> Flow[list[tuple[bytes, int, float]]]:
         """Ids, versions and distances, from the index alone."""
@@ -526,7 +538,9 @@ class LocalEngine:
         held = values.loaded(ids, replies, copy.index.dims)
         whole = {row.id for row, _ in held}
         absent = {id: version for id, version in wanted.items() if id not in whole}
-        yield from self._check_removed(copy.generation, absent)
+        yield from self._were_removed(
+            copy.generation, absent
+        )  # if the copy is old, that shows soon
         if held:
             copy.index.put_many(
                 [row.id for row, _ in held],
