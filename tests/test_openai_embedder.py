@@ -337,7 +337,7 @@ def test_a_forked_child_makes_clients_of_its_own(make: Any) -> None:
         {"client": object()},
         {"async_client": 3},
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings),
 )
 def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
     [name] = settings

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redis_tiered.errors import Uncacheable
-from redis_tiered.llm_cache.fingerprint import Request, canonical, fingerprint
+from redis_tiered.llm_cache.fingerprint import Request, Traits, canonical, fingerprint
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.sampled_from(
     ["\0", "\0int", "\0\0int", "\0set", "\0map", "\0bytes", "\0float", "nan", "0x1", "1", "true"]
@@ -165,7 +165,7 @@ def test_deep_nesting_is_refused_and_moderate_nesting_stays_small(wrap: Any) -> 
 
 PARTS = st.binary(max_size=6) | st.sampled_from([b"1:", b"1:1:", b"0:0:", b"p"])
 PROMPTS = st.none() | TEXT
-REQUESTS = st.builds(Request, PARTS, PARTS, PROMPTS)
+REQUESTS = st.builds(Request, PARTS, PARTS, PROMPTS, st.just(Traits()))
 
 
 @given(REQUESTS, REQUESTS)

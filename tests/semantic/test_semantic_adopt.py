@@ -48,8 +48,8 @@ CALIBRATION = Calibration(
 
 
 @pytest.fixture
-def tiers(urls: Urls) -> Iterator[Tiers]:
-    with Tiers(*urls) as tiers:
+def tiers(valkey: RedisServer, sqlite_url: str) -> Iterator[Tiers]:
+    with Tiers(valkey.url, sqlite_url) as tiers:
         yield tiers
 
 
@@ -91,14 +91,16 @@ def test_a_calibration_outlives_the_process_and_a_flushed_redis(
         assert cache.semantic_report()["all-MiniLM-L6-v2"]["calibrated"]
 
 
-def test_what_was_learnt_under_a_calibration_outlives_the_process(urls: Urls) -> None:
-    with Tiers(*urls) as tiers:
+def test_what_was_learnt_under_a_calibration_outlives_the_process(
+    valkey: RedisServer, sqlite_url: str
+) -> None:
+    with Tiers(valkey.url, sqlite_url) as tiers:
         cache = cache_of(tiers, Toy())
         taught(cache)
         cache.adopt(replace(CALIBRATION, theta=0.5))
         cache.lookup(asked("topic2: said otherwise"))
         before = cache.semantic_report()["all-MiniLM-L6-v2"]
-    with Tiers(*urls) as tiers:
+    with Tiers(valkey.url, sqlite_url) as tiers:
         cache = cache_of(tiers, Toy())
         cache.lookup(asked("topic3: said otherwise"))
         after = cache.semantic_report()["all-MiniLM-L6-v2"]

@@ -13,6 +13,7 @@ from redis_tiered import LLMCache, SemanticPolicy, Tiers, cache_control
 from redis_tiered.errors import InvalidInput
 from redis_tiered.llm_cache.fingerprint import Request, Traits
 from tests.semantic.toy import Toy, ask, asked, taught
+from tests.servers import RedisServer
 
 Urls = tuple[str, "str | None"]
 
@@ -23,7 +24,14 @@ def toy() -> Toy:
 
 
 @pytest.fixture
-def tiers(urls: Urls) -> Iterator[Tiers]:
+def tiers(valkey: RedisServer, sqlite_url: str) -> Iterator[Tiers]:
+    with Tiers(valkey.url, sqlite_url) as tiers:
+        yield tiers
+
+
+@pytest.fixture
+def all_tiers(urls: Urls) -> Iterator[Tiers]:
+    """For what depends on where things are kept."""
     with Tiers(*urls) as tiers:
         yield tiers
 
@@ -47,9 +55,9 @@ def cache_of(tiers: Tiers, toy: Any, *, name: str = "default", **options: Any) -
 
 
 def test_an_answer_serves_other_words_once_by_meaning_then_as_its_own(
-    tiers: Tiers, toy: Toy
+    all_tiers: Tiers, toy: Toy
 ) -> None:
-    cache = cache_of(tiers, toy)
+    cache = cache_of(all_tiers, toy)
     taught(cache)
     question = asked("topic3: yet another wording")
     found = cache.lookup(question)
@@ -97,9 +105,9 @@ def test_another_process_finds_what_this_one_stored(urls: Urls) -> None:
 
 
 def test_what_differs_in_case_and_final_punctuation_only_needs_no_embedding(
-    tiers: Tiers, toy: Toy
+    all_tiers: Tiers, toy: Toy
 ) -> None:
-    cache = cache_of(tiers, toy)
+    cache = cache_of(all_tiers, toy)
     cache.update(asked("What is the capital of France?"), b"Paris")
     toy.texts.clear()
     for prompt in ("what is  the capital of France", "What is the capital of France?!"):
@@ -233,9 +241,9 @@ def test_off_is_exact_only(tiers: Tiers, toy: Toy) -> None:
 
 
 def test_feedback_forgets_the_alias_and_the_entry_serves_no_other_words(
-    tiers: Tiers, toy: Toy
+    all_tiers: Tiers, toy: Toy
 ) -> None:
-    cache = cache_of(tiers, toy)
+    cache = cache_of(all_tiers, toy)
     taught(cache, wordings=1)
     taught(cache)
     found = cache.lookup(asked("topic3: yet another wording"))
@@ -250,7 +258,7 @@ def test_feedback_forgets_the_alias_and_the_entry_serves_no_other_words(
 
 
 def test_a_judge_is_asked_in_the_background_and_its_verdict_becomes_an_alias(
-    tiers: Tiers, toy: Toy
+    all_tiers: Tiers, toy: Toy
 ) -> None:
     seen: list[tuple[str, str]] = []
 
@@ -258,7 +266,7 @@ def test_a_judge_is_asked_in_the_background_and_its_verdict_becomes_an_alias(
         seen.append((one, other))
         return True
 
-    cache = cache_of(tiers, toy, mode="shadow", same_answer=judge)
+    cache = cache_of(all_tiers, toy, mode="shadow", same_answer=judge)
     ask(cache, "q: a", "reply: it opens at nine")
     ask(cache, "q: b", "reply: you will find us there in the morning")
     assert cache.settle()
@@ -300,8 +308,8 @@ def test_what_was_learnt_outlives_the_process(urls: Urls, toy: Toy) -> None:
 # Forgetting.
 
 
-def test_a_deleted_answer_serves_nobody(tiers: Tiers, toy: Toy) -> None:
-    cache = cache_of(tiers, toy)
+def test_a_deleted_answer_serves_nobody(all_tiers: Tiers, toy: Toy) -> None:
+    cache = cache_of(all_tiers, toy)
     taught(cache)
     question = asked("topic3: yet another wording")
     served = cache.lookup(question).served
@@ -314,8 +322,8 @@ def test_a_deleted_answer_serves_nobody(tiers: Tiers, toy: Toy) -> None:
     assert cache.lookup(question) is None
 
 
-def test_clear_forgets_every_wording(tiers: Tiers, toy: Toy) -> None:
-    cache = cache_of(tiers, toy)
+def test_clear_forgets_every_wording(all_tiers: Tiers, toy: Toy) -> None:
+    cache = cache_of(all_tiers, toy)
     taught(cache)
     assert cache.lookup(asked("topic3: yet another wording")) is not None
     cache.clear()
@@ -325,8 +333,8 @@ def test_clear_forgets_every_wording(tiers: Tiers, toy: Toy) -> None:
     assert cache.lookup(asked("Where is it?")).payload == b"new"
 
 
-def test_a_deleted_tag_takes_its_wordings_along(tiers: Tiers, toy: Toy) -> None:
-    cache = cache_of(tiers, toy)
+def test_a_deleted_tag_takes_its_wordings_along(all_tiers: Tiers, toy: Toy) -> None:
+    cache = cache_of(all_tiers, toy)
     with cache_control(tags=["faq"]):
         taught(cache)
     assert cache.lookup(asked("topic3: yet another wording")) is not None
@@ -335,8 +343,8 @@ def test_a_deleted_tag_takes_its_wordings_along(tiers: Tiers, toy: Toy) -> None:
     assert cache.lookup(asked("topic4: yet another wording")) is None
 
 
-def test_an_answer_that_is_stored_anew_is_what_its_aliases_give(tiers: Tiers, toy: Toy) -> None:
-    cache = cache_of(tiers, toy)
+def test_an_answer_that_is_stored_anew_is_what_its_aliases_give(all_tiers: Tiers, toy: Toy) -> None:
+    cache = cache_of(all_tiers, toy)
     taught(cache)
     question = asked("topic3: yet another wording")
     served = cache.lookup(question).served

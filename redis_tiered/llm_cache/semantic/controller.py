@@ -173,7 +173,8 @@ class Controller:
         """A served answer was said to be wrong."""
         self._top.add(1.0, 1.0 - p)
         self._near.add(1.0, 1.0 - p)
-        self.place()
+        if len(self._history) >= _FIRST:
+            self.place()
 
     def _sound(self) -> None:
         """Place theta at once when labels turn out far worse than promised, not at the next turn."""

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -189,14 +190,19 @@ class Neighbourhood:
         return _state_name(self._id)
 
     def _begin_anew(self) -> None:
-        """With another head: what was counted with the one before says nothing about it."""
-        self.decider = self._decider()
+        """With another head: what was counted with the one before says nothing about it. But the
+        cache is no newer."""
+        lookups = self.decider.report()["lookups"]
+        self.decider = self._decider(max(0, self._policy.warmup - lookups))
 
-    def _decider(self) -> Decider:
+    def _decider(self, warmup: int | None = None) -> Decider:
         calibration = self.calibration
         head = shipped_head(self.model_name) if calibration is None else calibration.head
         theta = None if calibration is None else calibration.theta
-        return Decider(self._policy.options(theta), self._policy.make_guard(), head)
+        options = self._policy.options(theta)
+        if warmup is not None:
+            options = replace(options, warmup=warmup)
+        return Decider(options, self._policy.make_guard(), head)
 
 
 def _neighbour(near: Near) -> Neighbour:

@@ -299,7 +299,7 @@ class Semantic:
 
     def _learn(self, quest: Quest, place: Neighbourhood, text: str, identity: str) -> None:
         decision = quest.decision
-        if decision is None or not decision.scored:
+        if decision is None:
             return
         same: dict[int, bool] = {}
         unsure: list[int] = []
