@@ -36,6 +36,7 @@ from redis_tiered.llm_cache.semantic.decision import Decider, Options
 from redis_tiered.llm_cache.semantic.guard import default_guard
 from redis_tiered.llm_cache.semantic.head import shipped_head
 from redis_tiered.llm_cache.semantic.neighbour import Neighbour
+from redis_tiered.vectors.search_schema import HEAD, VECTOR
 from tests.servers import RedisServer
 
 MODEL = "all-MiniLM-L6-v2"
@@ -190,8 +191,7 @@ def with_search_module(url: str, entries: int) -> dict[str, Measured]:
         cache = filled(tiers, questions, "redisvl")
         cache.lookup(asked(questions.make(1)))
         name = next(n for n in client.execute_command("FT._LIST") if namespace.encode() in n)
-        info = client.execute_command("FT.INFO", name)
-        raw = raw_search(client, name, info, questions)
+        raw = raw_search(client, name, questions)
         news = iter(questions.batch(21 * 60 * 4))
         return rounds(
             {"raw FT.SEARCH": raw, "semantic hit": hits(cache, news)},
@@ -200,17 +200,12 @@ def with_search_module(url: str, entries: int) -> dict[str, Measured]:
         )
 
 
-def raw_search(
-    client: Any, name: bytes, info: list[Any], questions: Questions
-) -> Callable[[], object]:
-    """The search alone: ten nearest of one scope, with their texts."""
-    fields = {bytes(item[1]).decode(): item for item in info[info.index(b"attributes") + 1]}
-    vector = next(field for field, item in fields.items() if b"VECTOR" in item)
+def raw_search(client: Any, name: bytes, questions: Questions) -> Callable[[], object]:
+    """The search alone: the ten nearest, with what is stored beside their vectors."""
     vectors = itertools.cycle([questions.vector(text) for text in questions.batch(200)])
     query = (
-        Query(f"(*)=>[KNN 10 @{vector} $vector AS distance]")
-        .return_field("distance")
-        .return_field("text")
+        Query(f"*=>[KNN 10 @{VECTOR} $vector AS distance]")
+        .return_fields("distance", HEAD)
         .sort_by("distance")
         .paging(0, 10)
         .dialect(2)
