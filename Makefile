@@ -19,6 +19,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.llm_cache
+	$(BIN)/python -m benchmarks.semantic_cache
 	$(BIN)/python -m benchmarks.sessions
 	$(BIN)/python -m benchmarks.vectors
 
