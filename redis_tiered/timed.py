@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["timed"]
 
-_IDLE = 30.0  # seconds that a thread waits for more
+_IDLE = 1.0  # seconds that a thread waits for more
 
 _lock = threading.Lock()
 _idle: list[_Worker] = []
