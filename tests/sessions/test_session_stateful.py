@@ -280,6 +280,7 @@ def test_no_order_of_steps_and_faults_breaks_a_promise(
             max_examples=_EXAMPLES,
             stateful_step_count=_STEPS,
             deadline=None,
+            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
