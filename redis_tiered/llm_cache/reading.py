@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from redis_tiered.errors import TierError, TierUnavailable, Unreadable
+from redis_tiered.errors import TierError, Unreadable
 from redis_tiered.flow import Command, Flow, Redis, Wait
 from redis_tiered.llm_cache import scripts
 from redis_tiered.llm_cache.control import Control
@@ -193,31 +193,16 @@ class Reading(Finding):
         self, mark: Fingerprint, may_lead: bool, dead: str, quest: Quest | None
     ) -> Flow[_Reply]:
         """One round trip: the answer, or the lease, or who holds it; see `scripts.LOOK_UP`."""
-        epoch = self._epoch.certain()
-        confirmed = epoch is not None
-        if epoch is None:
-            epoch = self._epoch.likely()
         token = self._flights.token() if may_lead else ""
-        for _ in range(_ATTEMPTS):
-            incarnation = self._guards.redis_incarnation
-            if epoch is None:
-                epoch, confirmed = (yield from self._epoch.establish()), True
+
+        def commands(epoch: str) -> tuple[Command, ...]:
             key = self._keys.entry(epoch, mark.digest)
-            ticket = self._memory.ticket()
-            ask = (self._ask(key, token, dead, epoch), *self._ask_beside(quest, epoch))
-            if confirmed:
-                [reply, *beside] = yield Redis(ask)
-                believed = True
-            else:
-                [stored, reply, *beside] = yield Redis((("GET", self._keys.epoch), *ask))
-                believed = self._epoch.confirm(stored, ticket)
-            # Nor is a server believed that may have been away and come back meanwhile.
-            if believed and incarnation == self._guards.redis_incarnation:
-                if quest is not None:
-                    quest.told(beside)
-                return _Reply(key, reply, token, ticket, epoch)
-            epoch = None
-        raise TierUnavailable("redis", "epoch", "it keeps changing")
+            return (self._ask(key, token, dead, epoch), *self._ask_beside(quest, epoch))
+
+        [reply, *beside], epoch, ticket = yield from self._epoch.ask(commands)
+        if quest is not None:
+            quest.told(beside)
+        return _Reply(self._keys.entry(epoch, mark.digest), reply, token, ticket, epoch)
 
     def _taken(self, key: bytes, data: bytes, ticket: int) -> Found | None:
         """Use what Redis holds, if nothing else is to be done; `_take` does everything."""

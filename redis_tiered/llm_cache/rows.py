@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Table,
     and_,
     bindparam,
     case,
@@ -19,23 +18,20 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from redis_tiered.tiers.schema import entries, records, scopes, tags
-from redis_tiered.tiers.statements import Prepared
+from redis_tiered.tiers.scopes import held_generation
+from redis_tiered.tiers.statements import Prepared, insert
 
 __all__ = [
     "Row",
     "forget",
     "forget_tag",
-    "new_epoch",
-    "new_generation",
     "purge",
     "read",
     "record",
     "rename",
     "save_record",
-    "scope_state",
     "slide",
     "write",
 ]
@@ -54,9 +50,6 @@ _READ = Prepared(
         )
     )
 )
-_GENERATION = select(scopes.c.generation).where(scopes.c.scope == bindparam("scope"))
-_HOLD_GENERATION = Prepared(lambda _: _GENERATION.with_for_update(read=True))
-_STATE = select(scopes.c.epoch).where(scopes.c.scope == bindparam("scope"))
 _FORGET_TAGS = Prepared(
     lambda _: delete(tags).where(
         tags.c.scope == bindparam("scope"), tags.c.digest == bindparam("digest")
@@ -132,7 +125,7 @@ def write(row: Row, fresh: str, *, alias: Row | None = None) -> Callable[[Connec
 
     def work(connection: Connection) -> int:
         dialect = connection.dialect.name
-        generation = _generation(connection, row.scope, fresh)
+        generation = held_generation(connection, row.scope, fresh)
         [[written]] = _WRITE_ENTRY(connection, {**values, "generation": generation}).rows
         _FORGET_TAGS(connection, where)
         if row.tags:
@@ -174,7 +167,7 @@ def save_record(scope: str, name: str, value: bytes) -> Callable[[Connection], N
     """Save something of a cache under a name, in place of what was there."""
 
     def work(connection: Connection) -> None:
-        statement = _insert(connection.dialect.name, records).values(
+        statement = insert(connection.dialect.name, records).values(
             scope=scope, name=name, version=1, value=value
         )
         connection.execute(
@@ -182,42 +175,6 @@ def save_record(scope: str, name: str, value: bytes) -> Callable[[Connection], N
                 index_elements=["scope", "name"],
                 set_={"value": value, "version": records.c.version + 1},
             )
-        )
-
-    return work
-
-
-def scope_state(scope: str) -> Callable[[Connection], str | None]:
-    """The scope's epoch; None: it has never been used."""
-    return lambda connection: connection.execute(_STATE, {"scope": scope}).scalar()
-
-
-def ensure_scope(scope: str, fresh: str) -> Callable[[Connection], str]:
-    """The scope's epoch, made if it is not there."""
-
-    def work(connection: Connection) -> str:
-        _generation(connection, scope, fresh)
-        return str(connection.execute(_STATE, {"scope": scope}).scalar())
-
-    return work
-
-
-def new_epoch(scope: str, fresh: str) -> Callable[[Connection], None]:
-    """Make everything in Redis unreachable, for it may be older than what is here."""
-
-    def work(connection: Connection) -> None:
-        connection.execute(update(scopes).where(scopes.c.scope == scope).values(epoch=fresh))
-
-    return work
-
-
-def new_generation(scope: str, fresh: str) -> Callable[[Connection], None]:
-    """Make everything stored so far unreachable, here and in Redis."""
-
-    def work(connection: Connection) -> None:
-        _generation(connection, scope, fresh)
-        connection.execute(
-            update(scopes).where(scopes.c.scope == scope).values(epoch=fresh, generation=fresh)
         )
 
     return work
@@ -324,24 +281,8 @@ def _delete(
     return gone
 
 
-def _generation(connection: Connection, scope: str, fresh: str) -> str:
-    # A clear that commits while we write must not leave our entry in the new generation: on
-    # PostgreSQL the row is held until we commit; SQLite has one writer at a time anyway.
-    found = _HOLD_GENERATION(connection, {"scope": scope}).first()
-    if found is not None:
-        return str(found[0])
-    connection.execute(
-        _write_scope(connection.dialect.name), {"scope": scope, "generation": fresh, "epoch": fresh}
-    )
-    return str(connection.execute(_GENERATION, {"scope": scope}).scalar_one())
-
-
-def _insert(dialect: str, table: Table) -> Any:
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-
-
 def _write_entry(dialect: str) -> Any:
-    statement = _insert(dialect, entries)
+    statement = insert(dialect, entries)
     changed = {
         column.name: statement.excluded[column.name]
         for column in entries.c
@@ -362,9 +303,4 @@ _WRITE_ENTRY = Prepared(_write_entry)
 # Built once: building a statement costs more than executing it.
 @functools.cache
 def _write_tags(dialect: str) -> Any:
-    return _insert(dialect, tags).on_conflict_do_nothing()
-
-
-@functools.cache
-def _write_scope(dialect: str) -> Any:
-    return _insert(dialect, scopes).on_conflict_do_nothing()
+    return insert(dialect, tags).on_conflict_do_nothing()

@@ -15,10 +15,10 @@ from redis_tiered.flow import Flow, Redis
 from redis_tiered.keys import part
 from redis_tiered.llm_cache import scripts
 from redis_tiered.llm_cache.envelope import Envelope
-from redis_tiered.llm_cache.epoch import Epoch
 from redis_tiered.llm_cache.fingerprint import Fingerprint
 from redis_tiered.llm_cache.flights import Flight, Flights
 from redis_tiered.llm_cache.stats import Prices, Tally, Usage, checked_prices
+from redis_tiered.tiers.epoch import Epoch
 from redis_tiered.tiers.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -136,8 +136,6 @@ class Shelf(ABC):
         self._reporting = False
         self._renewing = False
         self._purging = False
-        self._repairing = False
-        self._unrenewed = False
         # Where one server has all keys, it follows an alias by itself.
         self._follows = False
         self._semantic: Semantic | None = None

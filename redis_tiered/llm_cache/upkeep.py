@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from redis_tiered.errors import TierError, TierUnavailable
+from redis_tiered.errors import TierError
 from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.llm_cache import scripts
 from redis_tiered.llm_cache.envelope import Envelope, seal
@@ -20,8 +20,6 @@ logger = logging.getLogger("redis_tiered")
 _RENEW_EVERY = 1.0
 _REPORT_EVERY = 2.0
 _PURGE_EVERY = 60.0
-# How often a process that could not tell Redis of a change tries again: the others do not know.
-_REPAIR_EVERY = 0.25
 
 
 class Upkeep(Shelf):
@@ -57,7 +55,8 @@ class Upkeep(Shelf):
     def reset_after_fork(self) -> None:
         self._flights.reset_after_fork()
         self._tally.reset_after_fork()
-        self._reporting = self._renewing = self._purging = self._repairing = False
+        self._epoch.reset_after_fork()
+        self._reporting = self._renewing = self._purging = False
 
     def totals(self) -> Flow[dict[str, int]]:
         """Counters of all processes, this one's included."""
@@ -129,43 +128,6 @@ class Upkeep(Shelf):
             return None
 
         self.tiers.housekeeper.submit(job)
-
-    def _renew(self, *, clear: bool) -> Flow[None]:
-        """Begin a new epoch; what Redis could not be told now it is told as soon as it is back.
-
-        Raises:
-            TierError: as `Epoch.renew`.
-        """
-        try:
-            yield from self._epoch.renew(clear=clear)
-        except TierError as error:
-            if self.tiers.durable is not None:
-                self._unrenewed = self._unrenewed or (error.tier == "durable" and not clear)
-                if self._unrenewed or error.tier == "redis":
-                    self._schedule_repair()
-            raise
-
-    def _repair(self) -> Flow[None]:
-        if self._unrenewed:
-            self._unrenewed = False
-            yield from self._renew(clear=False)
-        yield from self._epoch.establish()
-        if self._epoch.likely() is None:
-            raise TierUnavailable("durable", "epoch", "not confirmed yet")
-
-    def _schedule_repair(self) -> None:
-        if not self._repairing:
-            self._repairing = True
-            self.tiers.housekeeper.submit(self._repair_now, after=_REPAIR_EVERY)
-
-    def _repair_now(self) -> float | None:
-        try:
-            self.tiers.run(self._repair())
-        except TierError as error:
-            logger.debug("epoch not confirmed: %s", error)
-            return _REPAIR_EVERY
-        self._repairing = False
-        return None
 
     def _schedule_purge(self) -> None:
         if not self._purging:

@@ -124,46 +124,26 @@ class Writing(Upkeep):
         place = "" if revision is None else revision
         mark, envelope = answer.mark, answer.envelope
         residency = self._residency(envelope, envelope.created)
+
+        def commands(epoch: str) -> tuple[Command, ...]:
+            key = self._keys.entry(epoch, mark.digest)
+            words = (key, self._keys.lease(key), place, residency, "r", answer.data)
+            return (
+                ("EVAL", scripts.STORE, 2, *words),
+                *self._alias_of(answer, epoch),
+                *(
+                    ("EVAL", scripts.TAG, 1, self._keys.tag(epoch, tag), mark.digest, residency)
+                    for tag in answer.tags
+                ),
+            )
+
         try:
-            epoch = self._epoch.certain()
-            confirmed = epoch is not None
-            if epoch is None:
-                epoch = self._epoch.likely()
-            while True:
-                if epoch is None:
-                    epoch, confirmed = (yield from self._epoch.establish()), True
-                key = self._keys.entry(epoch, mark.digest)
-                ticket = self._memory.ticket()
-                commands: tuple[Command, ...] = (
-                    (
-                        "EVAL",
-                        scripts.STORE,
-                        2,
-                        key,
-                        self._keys.lease(key),
-                        place,
-                        residency,
-                        "r",
-                        answer.data,
-                    ),
-                    *self._alias_of(answer, epoch),
-                    *(
-                        ("EVAL", scripts.TAG, 1, self._keys.tag(epoch, tag), mark.digest, residency)
-                        for tag in answer.tags
-                    ),
-                )
-                if confirmed:
-                    yield Redis(commands, write=True)
-                else:
-                    [stored, *_] = yield Redis((("GET", self._keys.epoch), *commands), write=True)
-                    confirmed = self._epoch.confirm(stored, ticket)
-                # The server's own message may come after we return: our caller reads its write.
-                self._memory.invalidate((key,))
-                if confirmed:
-                    return True
-                epoch = None
+            _, epoch, _ = yield from self._epoch.ask(commands, write=True)
         except TierError:
             return False
+        # The server's own message may come after we return: our caller reads its write.
+        self._memory.invalidate((self._keys.entry(epoch, mark.digest),))
+        return True
 
     def _alias_of(self, answer: _Answer, epoch: str) -> tuple[Command, ...]:
         if answer.alias is None:
@@ -227,7 +207,7 @@ class Writing(Upkeep):
             if self.tiers.durable is None:
                 return  # counted; nothing was promised
             try:
-                yield from self._renew(clear=False)
+                yield from self._epoch.renew(clear=False)
             except TierError:
                 return  # counted; tried again in the background until both tiers know
 
@@ -264,7 +244,7 @@ class Writing(Upkeep):
                 old = yield from self._epoch.establish()
             except TierError:
                 old = None  # Redis is away; what it holds ends with its TTL
-        yield from self._renew(clear=True)
+        yield from self._epoch.renew(clear=True)
         self._schedule_reclaim(old)
         if self._semantic is not None:
             yield from self._semantic.cleared()
@@ -315,7 +295,7 @@ class Writing(Upkeep):
             if self.tiers.durable is None:
                 raise
             # L3 has forgotten them: make all that Redis holds unreachable instead.
-            yield from self._renew(clear=False)
+            yield from self._epoch.renew(clear=False)
 
     def bury_tag(self, tag: str) -> Flow[int]:
         gone: set[str] = set()
@@ -343,5 +323,5 @@ class Writing(Upkeep):
         except TierError:
             if self.tiers.durable is None:
                 raise
-            yield from self._renew(clear=False)
+            yield from self._epoch.renew(clear=False)
         return len(gone)

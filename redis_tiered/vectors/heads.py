@@ -16,10 +16,9 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from redis_tiered.tiers.schema import collections
-from redis_tiered.tiers.statements import Prepared
+from redis_tiered.tiers.statements import Prepared, insert
 from redis_tiered.vectors import pgvector
 from redis_tiered.vectors.reads import HEAD, Head, head
 
@@ -34,9 +33,7 @@ class Held(NamedTuple):
 
 
 def _open(dialect: str) -> Executable:
-    made: Any = (
-        postgresql.insert(collections) if dialect == "postgresql" else sqlite.insert(collections)
-    )
+    made: Any = insert(dialect, collections)
     next_serial = select(func.coalesce(func.max(collections.c.serial), 0) + literal_column("1"))
     values = {
         "scope": bindparam("in_scope"),

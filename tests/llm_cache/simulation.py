@@ -19,11 +19,11 @@ from sqlalchemy.pool import StaticPool
 from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Driver, Flow, Guards, Redis, Sleep, Sql, Step, Wait
 from redis_tiered.keys import Keyspace
-from redis_tiered.llm_cache import epoch as epoch_module
 from redis_tiered.llm_cache import reading, scripts
 from redis_tiered.llm_cache.cache import LLMCache
 from redis_tiered.llm_cache.fingerprint import Request, fingerprint
 from redis_tiered.llm_cache.flights import Flights
+from redis_tiered.tiers import epoch as epoch_module
 from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.schema import entries, migrate, scopes, tags
 from redis_tiered.tiers.tiers import Tiers

@@ -29,6 +29,7 @@ from redis_tiered.errors import (
 from redis_tiered.flow import Sql
 from redis_tiered.llm_cache import rows
 from redis_tiered.tiers import durable as module
+from redis_tiered.tiers import scopes as scope_rows
 from redis_tiered.tiers.durable import AsyncDurable, DurableURL, SyncDurable
 from redis_tiered.tiers.schema import MIGRATIONS, entries, messages, scopes, sessions, tags
 from tests.servers import PostgresServer
@@ -262,7 +263,7 @@ def test_an_older_schema_is_brought_up_to_date_with_its_rows(
     assert database.do(rows.read("s", "d", 0), write=False)[0] == b"v"
     assert database.do(count(sessions), write=False) == 0
     assert database.do(count(messages), write=False) == 0
-    assert database.do(rows.scope_state("s"), write=False) == "fresh"
+    assert database.do(scope_rows.epoch("s"), write=False) == "fresh"
     assert _execute(url, "SELECT version FROM redis_tiered_schema") == len(MIGRATIONS)
     assert _migrate(url) == 1  # and again changes nothing
 
@@ -431,29 +432,29 @@ def test_any_prompt_can_be_kept(database: Database, prompt: str) -> None:
 
 def test_scopes_begin_once(database: Database) -> None:
     do = database.do
-    assert do(rows.scope_state("s"), write=False) is None
-    assert do(rows.ensure_scope("s", "first")) == "first"
-    assert do(rows.ensure_scope("s", "second")) == "first"
-    assert do(rows.scope_state("s"), write=False) == "first"
+    assert do(scope_rows.epoch("s"), write=False) is None
+    assert do(scope_rows.ensure("s", "first")) == "first"
+    assert do(scope_rows.ensure("s", "second")) == "first"
+    assert do(scope_rows.epoch("s"), write=False) == "first"
     do(rows.write(row(scope="t"), "third"))
-    assert do(rows.scope_state("t"), write=False) == "third"
+    assert do(scope_rows.epoch("t"), write=False) == "third"
 
 
 def test_a_new_epoch_keeps_the_rows_and_a_new_generation_hides_them(database: Database) -> None:
     do = database.do
     do(rows.write(row(), "one"))
     do(rows.write(row(scope="other"), "one"))
-    do(rows.new_epoch("s", "two"))
-    assert do(rows.scope_state("s"), write=False) == "two"
+    do(scope_rows.new_epoch("s", "two"))
+    assert do(scope_rows.epoch("s"), write=False) == "two"
     assert do(rows.read("s", "d", 0), write=False)[0] == b"v"
-    do(rows.new_generation("s", "three"))
-    assert do(rows.scope_state("s"), write=False) == "three"
+    do(scope_rows.new_generation("s", "three"))
+    assert do(scope_rows.epoch("s"), write=False) == "three"
     assert do(rows.read("s", "d", 0), write=False) is None
     assert do(rows.read("other", "d", 0), write=False)[0] == b"v"
     do(rows.write(row(value=b"new"), "four"))
     assert do(rows.read("s", "d", 0), write=False)[0] == b"new"
-    do(rows.new_generation("unknown", "five"))
-    assert do(rows.scope_state("unknown"), write=False) == "five"
+    do(scope_rows.new_generation("unknown", "five"))
+    assert do(scope_rows.epoch("unknown"), write=False) == "five"
 
 
 def test_slide_moves_the_end_of_the_very_answer_that_was_read(database: Database) -> None:
@@ -513,7 +514,7 @@ def test_purge_takes_what_expired_or_was_cleared_and_nothing_else(database: Data
     assert do(rows.purge("s", 5000)) == (1, [])
     assert do(rows.purge("s", 5000)) == (0, [])
     for generation in ("a", "c"):  # one that sorts before, one that sorts after
-        do(rows.new_generation("s", generation))
+        do(scope_rows.new_generation("s", generation))
         do(rows.write(row(f"of {generation}", tags=("t",)), "x"))
     number, digests = do(rows.purge("s", 5000))
     assert number == 3
@@ -557,7 +558,7 @@ def test_a_clear_waits_for_a_write_that_began_before_it(postgres_url: str) -> No
     """PostgreSQL: no entry of the old generation slips into the new one."""
     url = DurableURL(postgres_url)
     one, two = SyncDurable(url, 10.0), SyncDurable(url, 10.0)
-    one.execute(Sql(rows.ensure_scope("s", "old"), write=True))
+    one.execute(Sql(scope_rows.ensure("s", "old"), write=True))
     wrote, go_on = threading.Event(), threading.Event()
 
     def write(connection: Any) -> None:
@@ -568,7 +569,7 @@ def test_a_clear_waits_for_a_write_that_began_before_it(postgres_url: str) -> No
     with ThreadPoolExecutor(2) as pool:
         writer = pool.submit(one.execute, Sql(write, write=True))
         assert wrote.wait(10)
-        clear = pool.submit(two.execute, Sql(rows.new_generation("s", "new"), write=True))
+        clear = pool.submit(two.execute, Sql(scope_rows.new_generation("s", "new"), write=True))
         with pytest.raises(TimeoutError):
             clear.result(0.1)
         go_on.set()

@@ -1,7 +1,7 @@
-"""Which epoch of a cache is current: the part of its Redis keys that makes entries reachable.
+"""Which epoch of a scope is current: the part of its Redis keys that makes entries reachable.
 
-The durable tier holds the truth. The epoch changes when the cache is cleared, and when Redis may
-hold something older than the durable tier because it missed a write. After every outage the epoch
+A scope is a cache or a map of a tenant. The durable tier holds the truth. The epoch changes when the
+scope is cleared, and when Redis may hold something older than the durable tier because it missed a write. After every outage the epoch
 in Redis is compared with the truth before anything that Redis holds is believed.
 
 With a durable tier the epoch also names the very server processes that the entries were written to:
@@ -10,14 +10,21 @@ one that was restarted, or a promoted replica, may hold an older state than it a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
 from redis_tiered.errors import TierError, TierUnavailable
-from redis_tiered.flow import Flow, Redis, Sql
-from redis_tiered.keys import LLMKeys
+from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.tiers import identity
 from redis_tiered.tiers.identity import new_token
-from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["Epoch"]
+if TYPE_CHECKING:
+    from redis_tiered.tiers.tiers import Tiers
+
+__all__ = ["Answers", "Epoch", "ScopeKeys"]
+
+logger = logging.getLogger("redis_tiered")
 
 # Changes the epoch only if nobody else did since we looked ('' stands for absent). Out of memory
 # refuses SET but never DEL: then the old one goes at least, and 0 tells that there is none now.
@@ -29,12 +36,43 @@ if set.err then redis.call('DEL', KEYS[1]) return 0 end
 return ARGV[2]
 """
 _ATTEMPTS = 5
+# How often a process that could not tell Redis of a change tries again: the others do not know.
+_REPAIR_EVERY = 0.25
+
+
+class ScopeKeys(Protocol):
+    """Where a scope and its epoch are.
+
+    Attributes:
+        scope: for SQL.
+        epoch: key of Redis.
+    """
+
+    @property
+    def scope(self) -> str: ...
+
+    @property
+    def epoch(self) -> bytes: ...
+
+
+class Answers(NamedTuple):
+    """What Redis said.
+
+    Attributes:
+        replies: one per command.
+        epoch: under which it was asked.
+        ticket: of L1, taken before.
+    """
+
+    replies: list[Any]
+    epoch: str
+    ticket: int
 
 
 class Epoch:
-    """The current epoch of one cache, as this process knows it."""
+    """The current epoch of one scope, as this process knows it."""
 
-    def __init__(self, tiers: Tiers, keys: LLMKeys) -> None:
+    def __init__(self, tiers: Tiers, keys: ScopeKeys) -> None:
         self._tiers = tiers
         self._guards = tiers.guards
         self._memory = tiers.memory
@@ -42,6 +80,11 @@ class Epoch:
         self._known: str | None = None
         self._checked = -1
         self._doubted = False
+        self._unrenewed = False
+        self._repairing = False
+
+    def reset_after_fork(self) -> None:
+        self._repairing = False
 
     def certain(self) -> str | None:
         """The epoch, if no other process can have changed it unnoticed; costs no I/O."""
@@ -60,6 +103,40 @@ class Epoch:
             return False
         self._memory.put(self._keys.epoch, stored, ticket)
         return True
+
+    def ask(
+        self, commands: Callable[[str], tuple[Command, ...]], *, write: bool = False
+    ) -> Flow[Answers]:
+        """Commands on keys of the current epoch: one round trip, unless the epoch must be found first.
+
+        Args:
+            commands: made of an epoch; made and sent again if that was not the current one.
+            write: as `Redis` has it.
+
+        Raises:
+            TierError: Redis failed, or the epoch cannot be known.
+        """
+        epoch = self.certain()
+        confirmed = epoch is not None
+        if epoch is None:
+            epoch = self.likely()
+        for _ in range(_ATTEMPTS):
+            incarnation = self._guards.redis_incarnation
+            if epoch is None:
+                epoch, confirmed = (yield from self.establish()), True
+            ticket = self._memory.ticket()
+            if confirmed:
+                replies = yield Redis(commands(epoch), write)
+                believed = True
+            else:
+                own = (("GET", self._keys.epoch), *commands(epoch))
+                [stored, *replies] = yield Redis(own, write)
+                believed = self.confirm(stored, ticket)
+            # Nor is a server believed that may have been away and come back meanwhile.
+            if believed and incarnation == self._guards.redis_incarnation:
+                return Answers(replies, epoch, ticket)
+            epoch = None
+        raise TierUnavailable("redis", "epoch", "it keeps changing")
 
     def establish(self) -> Flow[str]:
         """Read the truth and make Redis agree with it.
@@ -108,8 +185,9 @@ class Epoch:
             return truth
         raise TierUnavailable("redis", "epoch", "it keeps changing")
 
-    def renew(self, *, clear: bool) -> Flow[str]:
-        """Begin a new epoch: durable tier first, then Redis.
+    def renew(self, *, clear: bool) -> Flow[None]:
+        """Begin a new epoch: durable tier first, then Redis. What Redis could not be told now it is
+        told as soon as it is back.
 
         Args:
             clear: also make what the durable tier holds unreachable.
@@ -118,23 +196,54 @@ class Epoch:
             TierError: the durable tier failed and nothing changed; or Redis failed. In the latter
                 case every process learns of the change when it next finds Redis back.
         """
-        from redis_tiered.llm_cache import rows
+        try:
+            yield from self._begin(clear)
+        except TierError as error:
+            if self._tiers.durable is not None:
+                self._unrenewed = self._unrenewed or (error.tier == "durable" and not clear)
+                if (self._unrenewed or error.tier == "redis") and not self._repairing:
+                    self._repairing = True
+                    self._tiers.housekeeper.submit(self._repair_now, after=_REPAIR_EVERY)
+            raise
 
-        fresh = new_token()
+    def _begin(self, clear: bool) -> Flow[None]:
+        from redis_tiered.tiers import scopes
+
         if self._tiers.durable is not None:
-            begin = rows.new_generation if clear else rows.new_epoch
-            yield Sql(begin(self._keys.scope, fresh), write=True)
+            begin = scopes.new_generation if clear else scopes.new_epoch
+            yield Sql(begin(self._keys.scope, new_token()), write=True)
         self._known, self._checked, self._doubted = None, -1, True
         self._memory.invalidate((self._keys.epoch,))
         # Out of memory refuses SET but never DEL; the next reader asks the durable tier, or makes up
         # a new epoch.
         yield Redis((("DEL", self._keys.epoch),))
-        return fresh
+
+    def repair(self) -> Flow[None]:
+        """Tell Redis what it could not be told.
+
+        Raises:
+            TierError: nor can it be now.
+        """
+        if self._unrenewed:
+            self._unrenewed = False
+            yield from self.renew(clear=False)
+        yield from self.establish()
+        if self.likely() is None:
+            raise TierUnavailable("durable", "epoch", "not confirmed yet")
+
+    def _repair_now(self) -> float | None:
+        try:
+            self._tiers.run(self.repair())
+        except TierError as error:
+            logger.debug("epoch not confirmed: %s", error)
+            return _REPAIR_EVERY
+        self._repairing = False
+        return None
 
     def _truth(self) -> Flow[str]:
-        from redis_tiered.llm_cache import rows
+        from redis_tiered.tiers import scopes
 
-        epoch = yield Sql(rows.scope_state(self._keys.scope))
+        epoch = yield Sql(scopes.epoch(self._keys.scope))
         if epoch is None:
-            epoch = yield Sql(rows.ensure_scope(self._keys.scope, new_token()), write=True)
+            epoch = yield Sql(scopes.ensure(self._keys.scope, new_token()), write=True)
         return str(epoch)
