@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from redis_tiered.llm_cache.semantic.tools.evaluation import Evaluation
     from redis_tiered.llm_cache.shelf import Served
     from redis_tiered.llm_cache.stats import Stats
+    from redis_tiered.maps.map import Map
     from redis_tiered.sessions.conversation import Window
     from redis_tiered.sessions.message import Message, Stored, ToolCall
     from redis_tiered.sessions.record import SessionInfo
@@ -42,6 +43,7 @@ __all__ = [
     "Filter",
     "Hit",
     "LLMCache",
+    "Map",
     "Message",
     "OpenAIEmbedder",
     "Rebuilt",
@@ -77,6 +79,7 @@ _LAZY = {
     "Rebuilt": "redis_tiered.vectors.upkeep",
     "Usage": "redis_tiered.vectors.upkeep",
     "LLMCache": "redis_tiered.llm_cache.cache",
+    "Map": "redis_tiered.maps.map",
     "SemanticPolicy": "redis_tiered.llm_cache.semantic.policy",
     "Served": "redis_tiered.llm_cache.shelf",
     "Message": "redis_tiered.sessions.message",

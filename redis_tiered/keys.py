@@ -8,11 +8,12 @@ cluster hash tag.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
 from redis_tiered.errors import InvalidInput
 
-__all__ = ["CollectionKeys", "Keyspace", "LLMKeys", "SessionKeys", "part"]
+__all__ = ["CollectionKeys", "Keyspace", "LLMKeys", "MapKeys", "SessionKeys", "part"]
 
 _MAX_PART = 256
 # With a message's id, of at most 1024 bytes, what an index of PostgreSQL takes (2704).
@@ -82,6 +83,9 @@ class Keyspace:
     def neighbours(self, name: str) -> CollectionKeys:
         """As of a collection that no name of a collection gives."""
         return CollectionKeys(self._namespace, self._tenant, "semantic", part("name", name))
+
+    def map(self, name: str) -> MapKeys:
+        return MapKeys(self._namespace, self._tenant, part("name", name))
 
     @property
     def sessions(self) -> SessionKeys:
@@ -226,3 +230,35 @@ class CollectionKeys:
     def content(self, generation: str, version: int) -> bytes:
         """What one version of a document holds, kept for a while."""
         return b"%b:%b:content:%d" % (self._root, generation.encode(), version)
+
+
+class MapKeys:
+    """The keys of one map: `root:epoch:{tenant:map:shard}:digest`, in sixteen slots of a cluster.
+
+    The epoch is part of the key, as in `LLMKeys`.
+
+    Attributes:
+        scope: the same scope as text, for SQL.
+        epoch: key that holds the current epoch.
+    """
+
+    SHARDS = "0123456789abcdef"
+
+    __slots__ = ("_place", "_quiet", "_root", "epoch", "scope")
+
+    def __init__(self, namespace: str, tenant: str, name: str) -> None:
+        self.scope = f"{namespace}:{tenant}:map:{name}"
+        self._root = self.scope.encode()
+        self._quiet = f"{namespace}!:{tenant}:map:{name}".encode()
+        self._place = f"{tenant}:{name}:".encode()
+        self.epoch = self._root + b":epoch"
+
+    def values(self, epoch: str, digests: Iterable[str]) -> list[bytes]:
+        """Those of values, by hexadecimal digests; the first digit is the shard."""
+        start = b"%b:%b:{%b" % (self._root, epoch.encode(), self._place)
+        return [b"%b%b}:%b" % (start, digest[:1].encode(), digest.encode()) for digest in digests]
+
+    def index(self, epoch: str, shard: str) -> bytes:
+        """The sorted set of the names of one shard, where Redis is all there is; not announced."""
+        place = self._place + shard.encode()
+        return b"%b:%b:{%b}:names" % (self._quiet, epoch.encode(), place)

@@ -30,6 +30,7 @@ __all__ = [
     "documents",
     "entries",
     "fields",
+    "items",
     "messages",
     "migrate",
     "records",
@@ -50,6 +51,8 @@ scopes = Table(
     Column("scope", Text, primary_key=True),
     Column("generation", Text, nullable=False),
     Column("epoch", Text, nullable=False),
+    # Of the latest change; microseconds since 1970 or later.
+    Column("version", BigInteger, nullable=False, server_default=literal_column("0")),
 )
 
 entries = Table(
@@ -90,6 +93,26 @@ records = Table(
     Column("name", Text, primary_key=True),
     Column("version", BigInteger, nullable=False),  # how often it was written
     Column("value", LargeBinary, nullable=False),
+)
+
+# Values of maps. A row counts only while it carries its scope's generation.
+items = Table(
+    "redis_tiered_item",
+    _metadata,
+    Column("scope", Text, primary_key=True),
+    Column("name", LargeBinary, primary_key=True),
+    Column("generation", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # the scope's version when it was written
+    Column("expires", BigInteger),  # milliseconds since 1970; NULL: never
+    Column("value", LargeBinary, nullable=False),
+    Index("redis_tiered_item_generation", "scope", "generation"),
+)
+Index(
+    "redis_tiered_item_expires",
+    items.c.scope,
+    items.c.expires,
+    sqlite_where=items.c.expires.is_not(None),
+    postgresql_where=items.c.expires.is_not(None),
 )
 
 sessions = Table(
@@ -257,12 +280,22 @@ def _create_vectors(connection: Connection) -> None:
         )
 
 
+def _create_maps(connection: Connection) -> None:
+    present = {column["name"] for column in inspect(connection).get_columns(scopes.name)}
+    if "version" not in present:  # the first migration makes it by now
+        connection.execute(
+            text(f"ALTER TABLE {scopes.name} ADD COLUMN version BIGINT NOT NULL DEFAULT 0")
+        )
+    _create(items)(connection)
+
+
 # Append only: the index of a migration plus one is the version it leads to.
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _create(scopes, entries, tags),
     _create(sessions, messages),
     _create_vectors,
     _create(records),
+    _create_maps,
 )
 
 

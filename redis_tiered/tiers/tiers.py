@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
 from redis_tiered.endpoint import Address, Endpoint
 from redis_tiered.errors import ConfigurationError, SchemaError, TierError
@@ -20,6 +20,7 @@ from redis_tiered.tiers.memory import Memory
 from redis_tiered.tiers.runtime import Runtime
 
 if TYPE_CHECKING:
+    from redis_tiered.maps.map import Map
     from redis_tiered.sessions.session import Session
     from redis_tiered.sessions.sessions import Sessions
     from redis_tiered.vectors.collection import Collection
@@ -223,6 +224,30 @@ class Tiers:
         from redis_tiered.vectors.collection import Collection
 
         return Collection(self, name, dims, **options)
+
+    @overload
+    def map(
+        self, name: str, *, values: Literal["bytes"] = "bytes", **options: Any
+    ) -> Map[bytes]: ...
+
+    @overload
+    def map(self, name: str, *, values: Literal["json"], **options: Any) -> Map[Any]: ...
+
+    def map(self, name: str, *, values: str = "bytes", **options: Any) -> Map[Any]:
+        """Names to values; see `redis_tiered.Map` for the options.
+
+        Args:
+            name: maps of different names share nothing.
+            values: "bytes", or "json" for what JSON has a word for, and for tuples, sets, bytes,
+                datetimes and other types of Python's that come back the same.
+            options: `ttl`, `jitter`, `compress_from`, `max_value`.
+
+        Raises:
+            InvalidInput: the name cannot be part of a key, or an option cannot be used.
+        """
+        from redis_tiered.maps.map import Map, codec
+
+        return Map(self, name, codec(values), **options)
 
     # Life.
 

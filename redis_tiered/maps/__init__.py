@@ -1,0 +1,1 @@
+"""Names to values, through the three tiers."""
