@@ -448,6 +448,8 @@ def test_what_is_deleted_or_cleared_during_a_lookup_is_not_found_again(
             assert user.get("topic2: wording a") is None
         Incident(reader.toy, writer.clear)
         reader.get(new(0, 5))
+        # What it remembers is told to be over by a message that may be on its way still.
+        wait_until(lambda: reader.get(new(0, 5)) is None and reader.get(new(1)) is None, 2)
         for user in (reader, writer):
             assert user.get(new(0, 5)) is None
             assert user.get(new(1)) is None
