@@ -108,7 +108,7 @@ def asked(text: str) -> Request:
 
 
 def filled(tiers: Tiers, questions: Questions, engine: str) -> LLMCache:
-    """A cache with all that is stored; most of it straight into the index, for time's sake."""
+    """A cache with an answer to each question that is stored."""
     cache = LLMCache(tiers, single_flight=30.0, semantic=policy(questions, engine))
     for number in range(questions.stored):
         topic = number % questions.topics

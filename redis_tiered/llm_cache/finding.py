@@ -273,15 +273,10 @@ class Finding(Upkeep):
         if alias is None:
             return False
         residency, data = alias
-        try:
-            yield Redis(
-                (("EVAL", scripts.PROMOTE, 2, key, self._keys.lease(key), 0, residency, data),),
-                write=True,
-            )
-        except TierError:
-            return False  # counted by the driver; the answer is in hand
-        self._memory.invalidate((key,))
-        return True
+        done = yield from self._warm(key, 0, residency, data)
+        if done:
+            self._memory.invalidate((key,))
+        return done
 
     def _read_durable(self, digest: str, other: str | None = None) -> Flow[Stored | None]:
         """As `_find_durable`; None also if L3 failed."""
@@ -321,24 +316,12 @@ class Finding(Upkeep):
         if now - read_at > scripts.TOMBSTONE_MS // 2:
             return False  # read too long ago: it may have been deleted, and its tombstone be gone
         residency = self._residency(envelope, now)
-        if residency <= 0:
-            return False
+        return residency > 0 and (yield from self._warm(key, revision, residency, data))
+
+    def _warm(self, key: bytes, revision: int, residency: int, data: bytes) -> Flow[bool]:
+        words = (key, self._keys.lease(key), revision, residency, data)
         try:
-            yield Redis(
-                (
-                    (
-                        "EVAL",
-                        scripts.PROMOTE,
-                        2,
-                        key,
-                        self._keys.lease(key),
-                        revision,
-                        residency,
-                        data,
-                    ),
-                ),
-                write=True,
-            )
+            yield Redis((("EVAL", scripts.PROMOTE, 2, *words),), write=True)
         except TierError:
             return False  # counted by the driver; the answer is in hand
         return True

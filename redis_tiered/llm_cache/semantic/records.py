@@ -48,7 +48,11 @@ class Records:
             from redis_tiered.llm_cache import rows
 
             held = yield Sql(rows.record(self._keys.scope, name))
-            yield from self._copy(name, _NOTHING if held is None else held, if_absent=True)
+            copy = _NOTHING if held is None else held
+            try:
+                yield Redis((("SET", key, copy, *self._end(), "NX"),), write=True)
+            except TierError:
+                pass  # the durable tier is asked again next time
         held = _NOTHING if held is None else held
         self._tiers.memory.put(key, held, ticket)
         return None if held == _NOTHING else held
@@ -66,13 +70,6 @@ class Records:
         key = self._keys.record(name)
         yield Redis((("SET", key, value, *self._end()),), write=True)
         self._tiers.memory.invalidate((key,))
-
-    def _copy(self, name: str, value: bytes, *, if_absent: bool) -> Flow[None]:
-        words = ("SET", self._keys.record(name), value, *self._end())
-        try:
-            yield Redis(((*words, "NX") if if_absent else words,), write=True)
-        except TierError:
-            return  # asked again next time
 
     def _end(self) -> tuple[str | int, ...]:
         # Redis is all there is: then it keeps them for good.
