@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Executable, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, bindparam, select, update
 
 from redis_tiered.sessions.trust import UNADOPTED
 from redis_tiered.tiers.schema import scopes
+from redis_tiered.tiers.scopes import begun
 from redis_tiered.tiers.statements import Prepared
 
 __all__ = ["HELD", "adopt", "distrust", "epoch", "hold"]
@@ -22,14 +22,6 @@ _LOCK_EPOCH = Prepared(lambda _: _epoch_query.with_for_update())
 # For other statements: nobody changes it before they commit.
 HELD = _epoch_query.with_for_update(read=True)
 _HOLD_EPOCH = Prepared(lambda _: HELD)
-
-
-def _insert_scope(dialect: str) -> Executable:
-    made = postgresql.insert(scopes) if dialect == "postgresql" else sqlite.insert(scopes)
-    return made.on_conflict_do_nothing()
-
-
-_INSERT_SCOPE = Prepared(_insert_scope)
 
 
 def epoch(trust: str) -> Callable[[Connection], str | None]:
@@ -73,6 +65,6 @@ def hold(connection: Connection, trust: str, fresh: str, *, exclusively: bool = 
     query = _LOCK_EPOCH if exclusively else _HOLD_EPOCH
     found = query(connection, {"trust": trust}).first()
     if found is None:
-        _INSERT_SCOPE(connection, {"scope": trust, "generation": fresh, "epoch": fresh})
+        begun(connection, trust, fresh)
         [found] = query(connection, {"trust": trust}).rows
     return str(found[0])

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from redis_tiered.tiers.schema import scopes
 from redis_tiered.tiers.statements import Prepared, insert
 
-__all__ = ["ensure", "epoch", "held_generation", "new_epoch", "new_generation"]
+__all__ = ["begun", "ensure", "epoch", "held_generation", "new_epoch", "new_generation"]
 
 _GENERATION = select(scopes.c.generation).where(scopes.c.scope == bindparam("scope"))
 _HOLD_GENERATION = Prepared(lambda _: _GENERATION.with_for_update(read=True))
@@ -51,12 +51,18 @@ def new_generation(scope: str, fresh: str) -> Callable[[Connection], None]:
     """Make everything stored so far unreachable, here and in Redis."""
 
     def work(connection: Connection) -> None:
-        held_generation(connection, scope, fresh)
+        begun(connection, scope, fresh)
         connection.execute(
             update(scopes).where(scopes.c.scope == scope).values(epoch=fresh, generation=fresh)
         )
 
     return work
+
+
+def begun(connection: Connection, scope: str, fresh: str) -> None:
+    """Make the scope if it is not there. It is not held: two who hold it, and then both change it,
+    would wait for each other."""
+    _MAKE(connection, {"scope": scope, "generation": fresh, "epoch": fresh})
 
 
 def held_generation(connection: Connection, scope: str, fresh: str) -> str:
@@ -71,6 +77,6 @@ def held_generation(connection: Connection, scope: str, fresh: str) -> str:
     # PostgreSQL the scope is held until we commit; SQLite has one writer at a time anyway.
     found = _HOLD_GENERATION(connection, {"scope": scope}).first()
     if found is None:
-        _MAKE(connection, {"scope": scope, "generation": fresh, "epoch": fresh})
+        begun(connection, scope, fresh)
         [found] = _HOLD_GENERATION(connection, {"scope": scope}).rows
     return str(found[0])
