@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 
 from redis_tiered.errors import TierError, Unreadable
-from redis_tiered.flow import Command, Flow, Redis, Sql
+from redis_tiered.flow import Flow, Redis, Sql
 from redis_tiered.keys import SessionKeys
 from redis_tiered.sessions import queries, rows, scripts
 from redis_tiered.sessions.log import Draft, Recent, content_of, fields_of, microseconds
@@ -142,31 +142,20 @@ class DurableLog:
             *fields,
             *[record.item() for record in shown],
         )
-        yield from self._tell(
+        yield from self._trust.tell(
             change.epoch,
-            lambda meta, window: ("EVAL", scripts.APPLY, 2, meta, window, *words),
+            lambda epoch: (("EVAL", scripts.APPLY, 2, *self._window_of(epoch), *words),),
         )
 
     def _drop(self, change: rows.Change) -> Flow[None]:
         """Drop the window, and the ticket of whoever is about to fill it."""
         # Also where there was no session: whoever cleared it may have died before it came so far,
         # or be ourselves, sent again by the driver after it had committed.
-        yield from self._tell(change.epoch, lambda meta, window: ("DEL", meta, window))
+        yield from self._trust.tell(change.epoch, lambda epoch: (("DEL", *self._window_of(epoch)),))
 
-    def _tell(self, epoch: str, command: Callable[[bytes, bytes], Command]) -> Flow[None]:
-        """Tell Redis of a change that has committed; or see to it that nobody believes Redis."""
-        try:
-            while True:
-                grant = yield from self._trust.place(epoch)
-                if grant is None:
-                    return
-                meta, window, _ = self._keys.window(grant.epoch, queued=self.queued)
-                # Not refused with other writes: out of memory, the window is dropped at least.
-                yield Redis((command(meta, window),))
-                if self._trust.holds(grant):
-                    return
-        except TierError:
-            yield from self._trust.end()
+    def _window_of(self, epoch: str) -> tuple[bytes, bytes]:
+        meta, window, _ = self._keys.window(epoch, queued=self.queued)
+        return meta, window
 
     # Reading.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from redis_tiered.errors import TierError, TierReplyError, TierUnavailable, Unreadable
-from redis_tiered.flow import Flow, Redis, Sleep, Sql
+from redis_tiered.flow import Command, Flow, Redis, Sleep, Sql
 from redis_tiered.keys import SessionKeys
 from redis_tiered.sessions import epochs, queries, rows, scripts
 from redis_tiered.sessions.durable_log import DurableLog
@@ -206,10 +206,22 @@ class Queues:
         changes: list[rows.Change] = yield Sql(
             rows.append_all(batch, new_token(), microseconds()), write=True
         )
-        for (keys, drafts), change in zip(batch, changes, strict=True):
-            if len(change.records) < len(drafts):
-                # Accepted twice: a window that did not know its id shows it twice.
-                yield from QueuedLog(keys, self._trust, 1, 1, self)._drop(change)
+
+        def follow(epoch: str) -> tuple[Command, ...]:
+            commands: list[Command] = []
+            for (keys, drafts), change in zip(batch, changes, strict=True):
+                meta, window, _ = keys.window(epoch, queued=True)
+                assert change.state is not None
+                if len(change.records) < len(drafts):
+                    # Accepted twice: a window that did not know its id shows it twice.
+                    commands.append(("DEL", meta, window))
+                    continue
+                before = "" if change.before is None else change.before
+                words = before, change.state.version, len(drafts)
+                commands.append(("EVAL", scripts.FOLLOW, 2, meta, window, *words))
+            return tuple(commands)
+
+        yield from self._trust.tell(changes[0].epoch, follow)
         return sum(len(change.records) for change in changes)
 
     def _take_back(self, keys: SessionKeys) -> Flow[None]:
@@ -406,8 +418,8 @@ class QueuedLog(DurableLog):
             # Redis is away, and with it what waits there.
 
     def _publish(self, change: rows.Change) -> Flow[None]:
-        # Redis counts its own versions here.
-        yield from self._drop(change._replace(before=0))
+        # A window counts what waits as well, which the change does not know of.
+        yield from self._drop(change)
 
 
 def queues_of(tiers: Tiers) -> Queues:

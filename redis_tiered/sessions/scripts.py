@@ -2,8 +2,9 @@
 
 KEYS[1] is a hash, KEYS[2] the list of a window's items, both of one slot. Fields of the hash:
 
-    v version   h length of the list   f ticket of a reader who is about to fill the window
-    and those of `FIELDS`
+    v version of the log (without what waits to be written)   h length of the list
+    f ticket of a reader who is about to fill the window
+    w messages in it that wait to be written   and those of `FIELDS`
 
 What needs memory comes first: after any write a script is no longer refused when out of memory.
 """
@@ -18,6 +19,7 @@ __all__ = [
     "ENQUEUE",
     "FIELDS",
     "FILL",
+    "FOLLOW",
     "INDEX",
     "PUSH",
     "READ",
@@ -233,12 +235,12 @@ for i = 6, #ARGV, 6 do
     end
   end
 end
+redis.call('HINCRBY', KEYS[1], 'w', (#ARGV - 5) / 6)
 held = held + shown
 if held > tonumber(ARGV[3]) then
   held = tonumber(ARGV[3])
   redis.call('LTRIM', KEYS[2], -held, -1)
 end
-redis.call('HINCRBY', KEYS[1], 'v', 1)
 redis.call('HINCRBY', KEYS[1], 'm', shown)
 redis.call('HINCRBY', KEYS[1], 'x', archived)
 redis.call('HINCRBY', KEYS[1], 't', turns)
@@ -247,6 +249,21 @@ redis.call('HSET', KEYS[1], 'h', held, 'st', 'active', 'l', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 return 1
+"""
+
+# What waited was written: a window that shows it is of the version after that, if it was of the one
+# before. If not, it lacks a change that nobody told Redis of, and is dropped; as is one that shows
+# less than was written: it was accepted into another epoch's. One that is later was filled since. A
+# ticket stays: its reader waits until the log has all that was accepted before.
+# ARGV: version before ('' for none), version after, how many messages were written.
+FOLLOW: Final = """
+local at = redis.call('HGET', KEYS[1], 'v')
+if not at or at == ARGV[2] then return 2 end
+if ARGV[1] ~= '' and tonumber(at) > tonumber(ARGV[2]) then return 2 end
+if at == ARGV[1] and type(redis.pcall('HSET', KEYS[1], 'v', ARGV[2])) == 'number'
+  and redis.call('HINCRBY', KEYS[1], 'w', -ARGV[3]) >= 0 then return 1 end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 0
 """
 
 # Gives the oldest entries of the queue KEYS[1] that nobody has acknowledged, to the holder of the

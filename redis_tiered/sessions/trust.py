@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from redis_tiered.errors import TierError, TierUnavailable
-from redis_tiered.flow import Flow, Sleep, Sql
+from redis_tiered.flow import Command, Flow, Redis, Sleep, Sql
 from redis_tiered.tiers.identity import new_token, servers
 from redis_tiered.tiers.tiers import Tiers
 
@@ -119,6 +119,27 @@ class Trust:
             if not epoch.endswith(self._servers):
                 raise TierUnavailable("redis", "epoch", "its windows are on other servers")
         return Grant(epoch, incarnation, float("inf"))
+
+    def tell(self, epoch: str, commands: Callable[[str], tuple[Command, ...]]) -> Flow[None]:
+        """Tell Redis of what has committed under an epoch; or see to it that nobody believes Redis.
+
+        Args:
+            commands: for the windows of an epoch.
+
+        Raises:
+            TierError: as for `end`.
+        """
+        try:
+            while True:
+                grant = yield from self.place(epoch)
+                if grant is None:
+                    return
+                # Not refused with other writes: out of memory, a window is dropped at least.
+                yield Redis(commands(grant.epoch))
+                if self.holds(grant):
+                    return
+        except TierError:
+            yield from self.end()
 
     def end(self) -> Flow[None]:
         """Return when no window that is there now is believed any more, in any process.

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -25,7 +25,7 @@ from redis_tiered.endpoint import Endpoint
 from redis_tiered.errors import TierError, TierUnavailable
 from redis_tiered.flow import Driver, Flow, Guards, Redis, Sleep, Sql, Step
 from redis_tiered.keys import Keyspace, SessionKeys
-from redis_tiered.sessions import queued_log
+from redis_tiered.sessions import queued_log, scripts
 from redis_tiered.sessions.conversation import Durability, Window
 from redis_tiered.sessions.log import Recent
 from redis_tiered.sessions.message import Message, pack, unpack
@@ -132,14 +132,33 @@ class History:
     Attributes:
         versions: of the truth; where appends wait in a queue, with what waits.
         durable: of the durable tier alone.
+        since: for each version of the durable tier, the version of the truth when it came.
+        queued: ids of what was accepted into a queue, and into the window that is read.
         floor, durable_floor: the version that a reader who begins now must see at least.
     """
 
     def __init__(self) -> None:
         self.versions = [Version(0, None)]
         self.durable = [Version(0, None)]
+        self.since = [0]
+        self.queued: set[str] = set()
         self.floor = 0
         self.durable_floor = 0
+
+    def unaware(self, floor: int, durable_floor: int) -> Iterator[Version]:
+        """What a window may show that was filled from some version of the durable tier.
+
+        Appends that wait are added to it; of a change that is not acknowledged it may know nothing
+        until one of them, accepted after that, is written.
+        """
+        for since in self.since[durable_floor:]:
+            shown = {row[1]: row for row in self.versions[since].active}
+            for number, version in enumerate(self.versions[since:], since):
+                for row in version.active:
+                    if row[1] in self.queued:
+                        shown.setdefault(row[1], row)
+                if number >= floor:
+                    yield Version(0, tuple(shown.values()))
 
 
 class Operation:
@@ -154,6 +173,7 @@ class Operation:
         at: version with its effect.
         began: versions that it must see at least: of the truth, of the durable tier.
         failed: kinds of steps (`Redis`, `Sql`) that failed.
+        wrote: by session, the version of the durable tier with what it last drained.
     """
 
     def __init__(
@@ -173,6 +193,7 @@ class Operation:
         self.at: int | None = None
         self.durable_at: int | None = None
         self.removed: list[str] = []
+        self.wrote: dict[str, int] = {}
         self.failed: set[type] = set()
         self.steps = 0
         self.slept = 0.0
@@ -611,13 +632,27 @@ class World:
                 now = self._with_queue(name, durable)
             else:
                 now = durable
-            if durable is not None and durable != history.durable[-1]:
-                history.durable.append(durable)
             before = history.versions[-1]
+            lost = self.current is None and now != before  # and no window shows it any more
             if now != before:
                 history.versions.append(now)
                 self._changed(name, before, now)
+            if durable is not None and (lost or durable != history.durable[-1]):
+                history.durable.append(durable)
+                history.since.append(len(history.versions) - 1)
+            self._drained(name, history)
             self._attribute(name, history)
+
+    def _drained(self, name: str, history: History) -> None:
+        """Windows show no version that is older than what was written and acknowledged."""
+        if self.current is None:
+            return
+        step = self.current._step
+        if isinstance(step, Sql) and "append_all" in step.work.__qualname__:
+            self.current.wrote[name] = len(history.durable) - 1
+        elif isinstance(step, Redis) and step.commands[0][1:2] == (scripts.DONE,):
+            written = self.current.wrote.pop(name, 0)
+            history.durable_floor = max(history.durable_floor, written)
 
     def _attribute(self, name: str, history: History) -> None:
         """Which version has the effect of the operation that is being performed."""
@@ -671,6 +706,9 @@ class World:
             added = new - old
             allowed = set(operation.ids) if kind == "append" and same_session else set()
             assert added <= allowed, f"{operation!r} added {added}"
+            meta, *_ = self.keys(name).window(self.epoch, queued=True)
+            if isinstance(operation._step, Redis) and meta in operation._step.commands[0]:
+                self.histories[name].queued |= added
         kept = [id_ for id_ in ids if id_ in old]
         assert kept == [row[1] for row in before.rows or () if row[1] in new], (
             f"{operation!r} changed the order: {before.rows} -> {now.rows}"
@@ -762,6 +800,9 @@ class World:
         result = operation.result
         floor, durable_floor = operation.began
         possible = history.versions[floor:]
+        unaware: Iterator[Version] = iter(())
+        if self.durability == "behind":
+            unaware = history.unaware(floor, durable_floor)
         if self.durability == "behind" and Redis in operation.failed:
             # What waits in a Redis that this reader cannot reach, it cannot be shown.
             possible = [*possible, *history.durable[durable_floor:]]
@@ -770,8 +811,11 @@ class World:
             # epoch it last knew, though another may have ended it. It is shown some version then.
             self.unconfirmed += 1
             possible = [*history.versions, *history.durable]
+            if self.durability == "behind":
+                unaware = history.unaware(0, 0)
         if operation.kind == "view":
             assert isinstance(result, Window)
+            possible = [*possible, *unaware]
             given = [(item.message.id, item.message.text) for item in result.messages]
             assert len({id_ for id_, _ in given}) == len(given), f"{given} has one twice"
             # A summary, which has no place in the log, stands behind a system message that leads.
@@ -795,7 +839,7 @@ class World:
         assert order == sorted(set(order)), f"{operation!r} was given {order}"
         wanted = operation.about.get("count")
         wanted = self.window if wanted is None else min(wanted, self.window)
-        for version in possible:
+        for version in itertools.chain(possible, unaware):
             names = version.names
             if (
                 result.state.messages == len(names)

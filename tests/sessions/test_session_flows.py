@@ -572,6 +572,89 @@ def test_a_reader_that_fills_a_window_in_any_order_with_one_who_appends(
         assert every_order(run) >= 15
 
 
+@pytest.mark.parametrize("change", ["edit", "take", "replace", "clear"])
+def test_a_change_in_any_order_with_one_who_appends_what_waits(
+    valkey: RedisServer, change: str
+) -> None:
+    with World(valkey.url, durability="behind") as world:
+
+        def run(choose: Callable[[], int]) -> None:
+            world.reset()
+            one, two = world.process(), world.process()
+            one.do("append", n=2)
+            one.do("read")
+            two.do("read")
+            both = begin(one, change), begin(two, "append")
+            together(choose, *both)
+            for process in (one, two, one):
+                process.do("read")
+            world.settle()
+
+        assert every_order(run) >= 15
+
+
+@pytest.mark.parametrize("change", [one for one in CHANGES if not one.startswith("append")])
+def test_what_is_written_drops_a_window_that_lacks_a_change(
+    valkey: RedisServer, change: str
+) -> None:
+    with World(valkey.url, durability="behind") as world:
+        one, two = world.process(), world.process()
+        one.do("append", n=3)
+        two.do("read")
+        changing = until(begin(one, change), Sql)
+        one.faults.append(Fault("crash after"))
+        changing.advance()
+        two.do("append")  # into a window that nobody told of the change
+        assert tier(two) == "redis"
+        two.do("drain")
+        assert tier(two) == "durable"
+        assert tier(two) == "redis"
+
+
+def test_what_is_written_drops_a_window_that_was_not_there_when_it_was_accepted(
+    valkey: RedisServer,
+) -> None:
+    with World(valkey.url, durability="behind") as world:
+        one, two = world.process(), world.process()
+        one.do("append")
+        appending = until(one.start("append"), Redis)
+        two.do("read")
+        two.redis_away = True
+        two.do("append")  # ends the epoch
+        two.redis_away = False
+        world.clock.advance(10)
+        two.do("read")
+        one.faults.append(Fault("crash after"))
+        appending.advance()  # accepted with the window of the epoch before
+        two.do("append")
+        assert tier(two) == "redis"
+        two.do("drain")
+        assert read(two) == ["m0", "m2", "m1", "m3"]
+
+
+def test_what_is_written_keeps_a_window_that_knows_all_of_it(valkey: RedisServer) -> None:
+    with World(valkey.url, durability="behind") as world:
+        one, two = world.process(), world.process()
+        one.do("append")
+        assert tier(one) == "durable"  # it drains and fills, with one ticket
+        for _ in range(3):
+            two.do("append", n=2)
+            one.do("append")
+            one.do("drain")
+            two.do("drain")
+            assert tier(one) == "redis"
+        # Written after a change, and the change told: also of what was accepted meanwhile.
+        editing = until(one.start("edit", id="m0"), Sql)
+        editing.advance()
+        two.do("append")
+        editing.finish()
+        assert tier(two) == "durable"
+        assert tier(two) == "redis"
+        two.do("append")
+        two.do("drain")
+        assert tier(one) == "redis"
+
+
 def test_a_drainer_that_lost_its_lease_brings_nothing_back(valkey: RedisServer) -> None:
     with World(valkey.url, durability="behind") as world:
         slow, two = world.process(), world.process()

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from redis_tiered.errors import TierError
+from redis_tiered.flow import Sql
 from tests.servers import RedisServer
 from tests.sessions.simulation import KINDS, Fault, Operation, Process, World
 
@@ -253,6 +254,19 @@ class Behind(Machine):
     def drain(self, which: int, pick: int, whole: bool) -> None:
         self.go(self.alive(which).start("drain", self.name(pick)), whole)
 
+    @rule(which=WHO, pick=PICK, kind=PICK)
+    def change_that_nobody_is_told_of(self, which: int, pick: int, kind: int) -> None:
+        self.everybody_reads(pick)
+        self.change(which, pick, kind, False)
+        for operation in self.world.running[-1:]:
+            while not operation.done:
+                if isinstance(operation.step, Sql) and operation.step.write:
+                    operation.process.faults.insert(0, Fault("crash after"))
+                operation.advance()
+        self.append(1 - which, pick, 1, True)
+        self.drain(1 - which, pick, True)
+        self.everybody_reads(pick)
+
     @rule(pick=PICK)
     def lose_lease(self, pick: int) -> None:
         self.world.lose_lease(self.name(pick))
@@ -280,7 +294,6 @@ def test_no_order_of_steps_and_faults_breaks_a_promise(
             max_examples=_EXAMPLES,
             stateful_step_count=_STEPS,
             deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
