@@ -107,7 +107,8 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 """
 
-# Where Redis is all there is: appends to the log that the window is. KEYS[3] holds the ids.
+# Where Redis is all there is: appends to the log that the window is. KEYS[3] holds the ids; evicted,
+# they are read from the items again, as `record` and `message` lay them out.
 # ARGV: milliseconds to live, now in milliseconds, name of the counter, version that a new session
 # begins behind (never one that it had before, so that no change of that one fits), then for each
 # message: id, item, 1 if it is archived, 1 if it begins a turn, tokens, 1 if it is a system message.
@@ -116,6 +117,13 @@ local held = redis.call('HGET', KEYS[1], 'h')
 local new = not held or redis.call('LLEN', KEYS[2]) ~= tonumber(held)
 if new and redis.call('EXISTS', unpack(KEYS)) > 0 then redis.call('DEL', unpack(KEYS)) end
 local next_ = new and 0 or tonumber(redis.call('HGET', KEYS[1], 'n'))
+if not new and redis.call('EXISTS', KEYS[3]) == 0 then
+  for _, item in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+    local message = 28 + struct.unpack('>I2', item, 26)
+    local id = message + 12
+    redis.call('SADD', KEYS[3], string.sub(item, id, id - 1 + struct.unpack('>I2', item, message + 2)))
+  end
+end
 local added, shown, archived, turns, tokens, lead = 0, 0, 0, 0, 0, nil
 for i = 5, #ARGV, 6 do
   if redis.call('SADD', KEYS[3], ARGV[i]) == 1 then

@@ -693,3 +693,14 @@ def test_a_session_that_was_begun_anew_is_not_rewritten_as_the_one_before(
         two.do("append")
         editing.finish()
         assert read(two) == ["m2"]
+
+
+def test_a_message_is_there_once_though_redis_evicted_what_knew_of_it(valkey: RedisServer) -> None:
+    with World(valkey.url, durability="none") as world:
+        process = world.process()
+        process.do("append")
+        process.do("append", ids=["a longer id, with ü"])
+        [ids] = [key for key in world.window_keys() if key.endswith(b":ids")]
+        world.evict(ids)
+        process.do("append", ids=["m0", "a longer id, with ü", "new"])
+        assert read(process) == ["m0", "a longer id, with ü", "new"]
