@@ -17,7 +17,7 @@ __all__ = ["CollectionKeys", "Keyspace", "LLMKeys", "MapKeys", "SessionKeys", "p
 
 _MAX_PART = 256
 # With a message's id, of at most 1024 bytes, what an index of PostgreSQL takes (2704).
-_MAX_SESSION = 1600
+_MAX_SESSION = 1600  # likewise a map's scope, with what is stored of a name
 
 
 def part(name: str, value: object) -> str:
@@ -85,7 +85,13 @@ class Keyspace:
         return CollectionKeys(self._namespace, self._tenant, "semantic", part("name", name))
 
     def map(self, name: str) -> MapKeys:
-        return MapKeys(self._namespace, self._tenant, part("name", name))
+        keys = MapKeys(self._namespace, self._tenant, part("name", name))
+        if len(keys.scope) > _MAX_SESSION:
+            raise InvalidInput(
+                f"name, tenant and namespace together must have at most {_MAX_SESSION} bytes when "
+                f"percent-encoded, got {len(keys.scope)}"
+            )
+        return keys
 
     @property
     def sessions(self) -> SessionKeys:

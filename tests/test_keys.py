@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from redis_tiered.errors import InvalidInput
-from redis_tiered.keys import Keyspace, LLMKeys, SessionKeys, part
+from redis_tiered.keys import Keyspace, LLMKeys, MapKeys, SessionKeys, part
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 NASTY = TEXT | st.sampled_from(
@@ -232,3 +232,75 @@ def test_a_session_id_that_no_index_takes_is_refused() -> None:
         Keyspace("n", "t").session("\u4e00" * 180)
     with pytest.raises(InvalidInput, match="1600 bytes"):
         Keyspace("n", "\u4e00" * 90).session("\u4e00" * 90)
+
+
+# Maps.
+
+
+def map_of(scope: tuple[str, str, str]) -> MapKeys:
+    namespace, tenant, name = scope
+    return Keyspace(namespace, tenant).map(name)
+
+
+def map_keys(scope: tuple[str, str, str], epoch: str, digest: str) -> list[bytes]:
+    keys = map_of(scope)
+    return [keys.epoch, *keys.values(epoch, [digest]), keys.index(epoch, digest[0])]
+
+
+@given(SCOPE, EPOCH, DIGEST, SCOPE, EPOCH, DIGEST, NASTY)
+@example(("a", "b:c", "d"), "0", "0" * 32, ("a:b", "c", "d"), "0", "0" * 32, "t")
+@example(("a", "b", "c"), "0", "0" * 32, ("a!", "b", "c"), "0", "0" * 32, "t")
+@example(("a", "map", "c"), "0", "0" * 32, ("a", "llm", "map"), "0", "0" * 32, "t")
+def test_no_two_keys_of_different_maps_meet(
+    scope: tuple[str, str, str],
+    epoch: str,
+    digest: str,
+    other: tuple[str, str, str],
+    other_epoch: str,
+    other_digest: str,
+    tag: str,
+) -> None:
+    mine = map_keys(scope, epoch, digest)
+    theirs = map_keys(other, other_epoch, other_digest)
+    assert len(set(mine)) == len(mine)
+    if scope != other:
+        assert not set(mine) & set(theirs)
+        assert map_of(scope).scope != map_of(other).scope
+    if (scope, epoch, digest) != (other, other_epoch, other_digest):
+        assert mine[1] != theirs[1]
+    others = [*every_key(other, other_epoch, other_digest, tag), *common_keys(other)]
+    assert not set(mine) & {*others, *own_keys(other, other_epoch)}
+    assert map_of(scope).scope not in {
+        keys_of(other).scope,
+        session_of(other).scope,
+        session_of(other).trust,
+    }
+
+
+@given(SCOPE, EPOCH, DIGEST, DIGEST)
+def test_keys_of_a_map(scope: tuple[str, str, str], epoch: str, digest: str, other: str) -> None:
+    space = Keyspace(*scope[:2])
+    keys = space.map(scope[2])
+    [value] = keys.values(epoch, [digest])
+    index = keys.index(epoch, digest[0])
+    tenant = part("x", scope[1]).encode()
+    assert value.startswith(space.prefix + tenant + b":")
+    assert keys.epoch.startswith(space.prefix + tenant + b":")
+    assert not index.startswith(space.prefix)
+    assert index.startswith(space.prefix[:-1] + b"!:" + tenant + b":")
+    assert key_slot(value) == key_slot(index)
+    [second] = keys.values(epoch, [other])
+    if digest[0] == other[0]:
+        assert key_slot(second) == key_slot(value)
+
+
+@pytest.mark.parametrize("value", [None, 1, b"bytes", "", "x" * 257, "\ud800", ["a"]])
+def test_a_name_of_a_map_that_cannot_be_used_is_refused(value: object) -> None:
+    with pytest.raises(InvalidInput, match="name"):
+        Keyspace("n", "t").map(value)  # type: ignore[arg-type]
+
+
+def test_a_map_that_no_index_takes_is_refused() -> None:
+    assert Keyspace("n", "t").map("\u4e00" * 170)
+    with pytest.raises(InvalidInput, match="1600 bytes"):
+        Keyspace("n", "\u4e00" * 90).map("\u4e00" * 90)

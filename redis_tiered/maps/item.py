@@ -7,7 +7,8 @@ value holds it whole. A value is sealed once, for the durable tier and for Redis
     1 byte   1      4         |   4
 
 and in Redis and in memory it has its revision (8 bytes) and its end in milliseconds since 1970 (8, 0:
-never) in front. With nothing behind them they say that it was deleted.
+never) in front. With nothing behind them they are a mark: that it was deleted or, if they say that it
+has ended, that only the durable tier knows.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "prefix_of",
     "sealed",
     "stored_name",
+    "untold",
 ]
 
 MAX_NAME: Final = 1 << 20  # bytes
@@ -42,7 +44,7 @@ _COMPRESSED: Final = 1
 _NAMED: Final = 2
 _HEAD: Final = struct.Struct(">BBI")
 _PLACE: Final = struct.Struct(">QQ")
-_BODY: Final = _PLACE.size + _HEAD.size
+_ALL: Final = struct.Struct(">QQBBI")  # the two, one behind the other
 
 
 class Item(NamedTuple):
@@ -135,8 +137,13 @@ def gone(revision: int) -> bytes:
     return _PLACE.pack(revision, 0)
 
 
+def untold(revision: int) -> bytes:
+    """What Redis has of a value that it was not told: it ended long ago."""
+    return _PLACE.pack(revision, 1)
+
+
 def opened(data: bytes, *, trusted: bool = False) -> Item:
-    """Read what `placed` or `gone` made.
+    """Read what `placed`, `gone` or `untold` made.
 
     Args:
         data: from Redis or memory.
@@ -146,19 +153,20 @@ def opened(data: bytes, *, trusted: bool = False) -> Item:
         Unreadable: truncated, corrupt, not ours, or written by a newer version.
     """
     try:
-        revision, expires = _PLACE.unpack_from(data)
-        if len(data) == _PLACE.size:
-            return Item(None, None, revision, expires)
-        version, flags, checksum = _HEAD.unpack_from(data, _PLACE.size)
+        revision, expires, version, flags, checksum = _ALL.unpack_from(data)
     except struct.error:
-        raise Unreadable("truncated") from None
-    body = data[_BODY:]
+        if len(data) != _PLACE.size:
+            raise Unreadable("truncated") from None
+        return Item(None, None, *_PLACE.unpack(data))
+    body = data[_ALL.size :]
     if not trusted:
         right = zlib.crc32(body, flags) == checksum
         if version != _VERSION or flags & ~(_COMPRESSED | _NAMED):
             raise Unreadable("newer" if version > _VERSION and right else "foreign")
         if not right:
             raise Unreadable("corrupt")
+    if not flags:
+        return Item(body, None, revision, expires)
     name = None
     if flags & _NAMED:
         end = 4 + int.from_bytes(body[:4], "big")

@@ -157,7 +157,7 @@ class Map(Generic[V]):
         held = self._store.recall(given)
         if held is not None:
             return self._loaded(held)
-        return self._whole(self.tiers.run(self.reading(given)))
+        return self.tiers.run(self._having(given))
 
     async def aget_many(self, names: Iterable[str]) -> list[V | None]:
         """As `get_many`."""
@@ -165,12 +165,29 @@ class Map(Generic[V]):
         held = self._store.recall(given)
         if held is not None:
             return self._loaded(held)
-        return self._whole(await self.tiers.arun(self.reading(given)))
+        return await self.tiers.arun(self._having(given))
 
     def reading(self, stored: list[bytes]) -> Flow[Found[V]]:
         """For other capabilities: as `get_many`, by stored names; it tells of a failure and goes on."""
         values, failure, tiers = yield from self._store.read(stored)
         return Found(self._loaded(values), failure, tiers)
+
+    def having(self, names: Iterable[str]) -> Flow[list[V | None]]:
+        """For other capabilities: the flow of `get_many`."""
+        return self._having(_names("names", names))
+
+    def _having(self, stored: list[bytes]) -> Flow[list[V | None]]:
+        return self._whole((yield from self.reading(stored)))
+
+    def remembered(self, name: str) -> V | None:
+        """A value, if this process's memory has it: no other process has changed it that this one was
+        told of. None: it must be asked for.
+
+        Raises:
+            InvalidInput: not a name.
+        """
+        held = self._store.recall([stored_name("name", name)])
+        return None if held is None else self._value(held[0])
 
     def _whole(self, found: Found[V]) -> list[V | None]:
         if found.failure is not None:
@@ -306,14 +323,14 @@ class Map(Generic[V]):
             InvalidInput: an argument has the wrong type or range.
             TierError: the durable tier failed, or Redis if there is none.
         """
-        found, *_ = self.tiers.run(self._listed(prefix, after, limit))
+        found, *_ = self.tiers.run(self.listing(prefix, after, limit))
         return found
 
     async def apage(
         self, prefix: str = "", *, after: str | None = None, limit: int = _PAGE
     ) -> list[tuple[str, V]]:
         """As `page`."""
-        found, *_ = await self.tiers.arun(self._listed(prefix, after, limit))
+        found, *_ = await self.tiers.arun(self.listing(prefix, after, limit))
         return found
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, V]]:
@@ -324,7 +341,7 @@ class Map(Generic[V]):
         """
         after = b""
         while True:
-            found, after, more = self.tiers.run(self._listed(prefix, after, _PAGE))
+            found, after, more = self.tiers.run(self.listing(prefix, after, _PAGE))
             yield from found
             if not more:
                 return
@@ -333,7 +350,7 @@ class Map(Generic[V]):
         """As `items`."""
         after = b""
         while True:
-            found, after, more = await self.tiers.arun(self._listed(prefix, after, _PAGE))
+            found, after, more = await self.tiers.arun(self.listing(prefix, after, _PAGE))
             for item in found:
                 yield item
             if not more:
@@ -348,10 +365,11 @@ class Map(Generic[V]):
         async for name, _ in self.aitems(prefix):
             yield name
 
-    def _listed(
+    def listing(
         self, prefix: str, after: str | bytes | None, limit: int
     ) -> Flow[tuple[list[tuple[str, V]], bytes, bool]]:
-        """A page, the stored name after which the next begins, and whether there is one."""
+        """For other capabilities: a page, the stored name after which the next begins, and whether there
+        is one."""
         low = prefix_of(prefix)
         begin = after if isinstance(after, bytes) else b""
         if isinstance(after, str):
@@ -363,9 +381,12 @@ class Map(Generic[V]):
         while True:
             page = yield from self._store.page(low, begin, most - len(found))
             for name, data in page.found:
-                value = self._value(data) if name.startswith(prefix) else None
-                if value is not None:
-                    found.append((name, value))
+                if not name.startswith(prefix):
+                    continue
+                try:
+                    found.append((name, self._codec.loaded(data)))
+                except Unreadable as problem:
+                    self._store.not_read(problem.reason)
             if page.after is None:
                 return found, b"", False
             begin = page.after

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from redis_tiered.tiers.schema import items, scopes
-from redis_tiered.tiers.scopes import held_generation
+from redis_tiered.tiers.scopes import begun
 from redis_tiered.tiers.statements import Prepared, insert
 
 __all__ = ["Row", "Written", "page", "purge", "read", "write"]
@@ -193,7 +193,7 @@ def write(
         where = {"of_scope": scope, "now": now}
         head = _ADVANCE(connection, where).first()
         if head is None:
-            held_generation(connection, scope, fresh)
+            begun(connection, scope, fresh)
             [head] = _ADVANCE(connection, where).rows
         revision, generation = int(head[0]), str(head[1])
         common = {"scope": scope, "generation": generation}
@@ -218,7 +218,11 @@ def purge(scope: str, now: int) -> Callable[[Connection], tuple[int, list[bytes]
     """
 
     def work(connection: Connection) -> tuple[int, list[bytes]]:
-        current = select(scopes.c.generation).where(scopes.c.scope == scope).scalar_subquery()
+        # Or a writer of the same rows, in another order, and we would wait for each other.
+        locked = select(scopes.c.generation).where(scopes.c.scope == scope).with_for_update()
+        current = connection.execute(locked).scalar()
+        if current is None:
+            return 0, []
         # Three statements, each on an index of its own.
         cleared = [
             *_purge(connection, scope, items.c.generation < current),

@@ -12,13 +12,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from redis_tiered.errors import TierError, Unreadable
 from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.keys import MapKeys
 from redis_tiered.maps import scripts
-from redis_tiered.maps.item import Item, digest_of, gone, name_of, opened, placed
+from redis_tiered.maps.item import Item, digest_of, gone, name_of, opened, placed, untold
 from redis_tiered.tiers.epoch import Answers, Epoch
 from redis_tiered.tiers.identity import new_token
 from redis_tiered.tiers.tiers import Tiers
@@ -30,12 +30,19 @@ __all__ = ["Page", "Read", "Store"]
 
 logger = logging.getLogger("redis_tiered")
 
+N = TypeVar("N", str, bytes)
+
 # Redis keeps what never expires for so long at a time, if the durable tier has it.
 _RESIDENCY_MS: Final = 86_400_000
 _PURGE_EVERY: Final = 60.0
-# Bytes and values of one command, so that no other client waits long behind it.
-_COMMAND_BYTES: Final = 8 * 1024 * 1024
+# What is written in one round trip, at most.
+_STEP_BYTES: Final = 8 * 1024 * 1024
+_STEP_VALUES: Final = 20_000
+# Values of one command, so that no other client waits long behind it.
 _COMMAND_VALUES: Final = 500
+# Kinds of failure after which the durable tier may have committed all the same.
+_UNCERTAIN: Final = frozenset({"reset", "timeout", "refused", "loading"})
+_LATEST: Final = 1 << 53  # a revision that none exceeds
 _ALONE: Final = "0"  # in place of an epoch, where Redis is all there is
 
 
@@ -191,26 +198,33 @@ class Store:
         self, digests: Sequence[str], wanted: Sequence[int], values: list[bytes | None]
     ) -> Flow[tuple[list[int], str]]:
         """Fill in what Redis has; gives the positions of what it does not know, and the epoch."""
-        asked = [digests[i] for i in wanted]
+        asked = digests if len(wanted) == len(digests) else [digests[i] for i in wanted]
+        keys: list[bytes] = []
 
         def commands(epoch: str) -> tuple[Command, ...]:
-            return self._gets(self._keys.values(epoch, asked))
+            nonlocal keys
+            keys = self._keys.values(epoch, asked)
+            return self._gets(keys)
 
         replies, epoch, ticket = yield from self._ask(commands)
         missing = []
         useless: list[Command] = []
         now = self._milliseconds()
-        for i, key, data in zip(
-            wanted, self._keys.values(epoch, asked), self._got(replies), strict=True
-        ):
-            item = None if data is None else self._opened(data)
-            if data is not None and item is None:
-                useless.append(("EVAL", scripts.DISCARD, 1, key, data))
-            if item is None or 0 < item.expires <= now:
+        for i, key, data in zip(wanted, keys, self._got(replies), strict=True):
+            if data is None:
                 missing.append(i)
-            elif item.value is not None:  # else it was deleted: the durable tier has it no more
-                values[i] = item.value
-                left = None if item.expires == 0 else (item.expires - now) / 1000
+                continue
+            item = self._opened(data)
+            if item is None:
+                useless.append(("EVAL", scripts.DISCARD, 1, key, data))
+                missing.append(i)
+                continue
+            value, _, _, expires = item
+            if 0 < expires <= now:
+                missing.append(i)
+            elif value is not None:  # else it was deleted: the durable tier has it no more
+                values[i] = value
+                left = None if expires == 0 else (expires - now) / 1000
                 self._memory.put(key, data, ticket, ttl=left)
         if useless:
             try:
@@ -222,8 +236,13 @@ class Store:
     def _gets(self, keys: Sequence[bytes]) -> tuple[Command, ...]:
         if not self._together:
             return tuple(("GET", key) for key in keys)
-        ends = range(0, len(keys), _COMMAND_VALUES)
-        return tuple(("MGET", *keys[start : start + _COMMAND_VALUES]) for start in ends)
+        return tuple(("MGET", *keys[start:end]) for start, end in self._ranges(len(keys)))
+
+    def _ranges(self, count: int) -> Iterator[tuple[int, int]]:
+        """Of what one command is about: no other client waits long behind it, and on a cluster it is
+        for one key."""
+        most = _COMMAND_VALUES if self._together else 1
+        return ((start, min(start + most, count)) for start in range(0, count, most))
 
     def _got(self, replies: list[Any]) -> list[Any]:
         return [data for reply in replies for data in reply] if self._together else replies
@@ -247,14 +266,18 @@ class Store:
         """Put into Redis what the durable tier had, unless it was written or deleted meanwhile."""
         now = self._milliseconds()
         if now - read_at > scripts.TOMBSTONE_MS // 2:
-            return  # a deletion's mark may be gone by now
+            return  # what Redis knew of a change since may be gone by now
         keys = self._keys.values(epoch, (digest for digest, _, _ in found))
-        commands = tuple(
-            ("SET", key, data, "NX", "PX", _residency(expires, now))
-            for key, (_, data, expires) in zip(keys, found, strict=True)
-        )
+        commands: list[Command] = []
+        for start, end in self._ranges(len(found)):
+            words = (
+                word
+                for _, data, expires in found[start:end]
+                for word in (_residency(expires, now), data)
+            )
+            commands.append(("EVAL", scripts.WARM, end - start, *keys[start:end], *words))
         try:
-            yield Redis(commands, write=True)
+            yield Redis(tuple(commands), write=True)
         except TierError:
             pass  # counted; the values are in hand
 
@@ -283,31 +306,43 @@ class Store:
             return (yield from self._change_redis(put, remove, kept, expires))
         from redis_tiered.maps import rows
 
-        written = yield Sql(
-            rows.write(
-                self._keys.scope,
-                list(put.items()),
-                remove,
-                expires,
-                int(self._now() * 1_000_000),
-                new_token(),
-            ),
-            write=True,
-        )
-        revision = written.revision
-        residency = _residency(expires, self._milliseconds())
-        values = [(name, placed(value, revision, expires)) for name, value in put.items()]
-        marks = [(name, gone(revision)) for name in remove]
-        for told, lasting in ((values, residency), (marks, scripts.TOMBSTONE_MS)):
+        begun = self._now()
+        now = int(begun * 1_000_000)
+        work = rows.write(self._keys.scope, list(put.items()), remove, expires, now, new_token())
+        try:
+            try:
+                written = yield Sql(work, write=True)
+            except TierError as error:
+                if error.kind in _UNCERTAIN:
+                    yield from self._perhaps([*put, *remove])
+                raise
+            residency = _residency(expires, self._milliseconds())
+            told = [(name, placed(value, written.revision, expires)) for name, value in put.items()]
+            told += [(name, gone(written.revision)) for name in remove]
             for part in _parts(told):
-                yield from self._tell(part, written, lasting)
+                yield from self._tell(part, written, residency, begun)
+        except GeneratorExit:
+            # A caller was cancelled.
+            self._later(self._perhaps([*put, *remove]))
+            raise
         if expires and not self._purging:
             self._purging = True
             self._tiers.housekeeper.submit(self._purge_now, after=_PURGE_EVERY)
         return int(written.deleted)
 
+    def _perhaps(self, names: Sequence[bytes]) -> Flow[None]:
+        """The durable tier may have a change of these: for a while Redis is to know nothing of them."""
+        yield from self._untold([digest_of(name) for name in names], _LATEST)
+
+    def _later(self, flow: Flow[None]) -> None:
+        def job() -> float | None:
+            self._attempt(flow)
+            return None
+
+        self._tiers.housekeeper.submit(job)
+
     def _tell(
-        self, told: Sequence[tuple[bytes, bytes]], written: Written, lasting: int
+        self, told: Sequence[tuple[bytes, bytes]], written: Written, lasting: int, begun: float
     ) -> Flow[None]:
         """Have Redis follow the durable tier: with what was written or, if it takes no more, by knowing
         nothing of it.
@@ -315,41 +350,55 @@ class Store:
         Args:
             told: names, and what Redis shall have.
             written: what the durable tier said.
-            lasting: milliseconds that Redis keeps it.
+            lasting: milliseconds that Redis keeps values.
+            begun: when the change began, in seconds since 1970.
         """
+        assert self._epoch is not None
         digests = [digest_of(name) for name, _ in told]
-        mark = gone(written.revision)
+        mark = untold(written.revision)
         words = (written.revision, lasting, mark, scripts.TOMBSTONE_MS)
-        step = len(told) if self._together else 1
+
+        def is_current(epoch: str) -> bool:
+            return epoch.partition(".")[0] == written.epoch
 
         def commands(epoch: str) -> tuple[Command, ...]:
-            if epoch.partition(".")[0] != written.epoch:
-                # Everything was cleared, or Redis is to know nothing of before: nor of this.
+            if not is_current(epoch):
                 return (("EXISTS", self._keys.epoch),)
             keys = self._keys.values(epoch, digests)
             made: list[Command] = []
-            for start in range(0, len(told), step):
-                data = (data for _, data in told[start : start + step])
-                place = keys[start : start + step]
-                made.append(("EVAL", scripts.STORE, len(place), *place, *words, *data))
+            for start, end in self._ranges(len(told)):
+                data = (data for _, data in told[start:end])
+                made.append(("EVAL", scripts.STORE, end - start, *keys[start:end], *words, *data))
             return tuple(made)
 
+        if (self._now() - begun) * 1000 > scripts.TOMBSTONE_MS // 2:
+            # What Redis knew of a change after ours may be gone by now.
+            yield from self._untold(digests, written.revision)
+            return
         try:
             _, epoch, _ = yield from self._ask(commands, write=True)
+            if not is_current(epoch):
+                # It has changed since: Redis is to know nothing of before, nor of this. Or it had
+                # changed before, and Redis has yet to hear of that.
+                self._epoch.doubt()
+                if is_current((yield from self._epoch.establish())):
+                    _, epoch, _ = yield from self._ask(commands, write=True)
         except TierError:
-            yield from self._untold(digests)
+            yield from self._untold(digests, written.revision)
         else:
             # The server's own message may come after we return: our caller reads its write.
             self._memory.invalidate(self._keys.values(epoch, digests))
 
-    def _untold(self, digests: Sequence[str]) -> Flow[None]:
+    def _untold(self, digests: Sequence[str], revision: int) -> Flow[None]:
         """Redis missed a change: what it holds of these is what was before."""
         assert self._epoch is not None
+        words = (revision, untold(revision), scripts.TOMBSTONE_MS)
         try:
             epoch = yield from self._epoch.establish()
             keys = self._keys.values(epoch, digests)
+            parts = [keys[start:end] for start, end in self._ranges(len(keys))]
             # Allowed even when the server is out of memory.
-            yield Redis(tuple(("DEL", key) for key in keys))
+            yield Redis(tuple(("EVAL", scripts.MARK, len(part), *part, *words) for part in parts))
             self._memory.invalidate(keys)
         except TierError:
             try:
@@ -364,14 +413,19 @@ class Store:
         deleted = 0
         values = [(name, placed(value, 0, expires)) for name, value in put.items()]
         for part in _parts(values):
-            yield from self._ask_shards(scripts.PUT, part, (kept,))
-        for start in range(0, len(remove), _COMMAND_VALUES):
-            names = [(name,) for name in remove[start : start + _COMMAND_VALUES]]
+            yield from self._ask_shards(scripts.PUT, part, (kept,), write=True)
+        for start in range(0, len(remove), _STEP_VALUES):
+            names = [(name,) for name in remove[start : start + _STEP_VALUES]]
             deleted += sum((yield from self._ask_shards(scripts.REMOVE, names)))
         return deleted
 
     def _ask_shards(
-        self, script: str, rows: Sequence[tuple[bytes, ...]], words: tuple[int, ...] = ()
+        self,
+        script: str,
+        rows: Sequence[tuple[bytes, ...]],
+        words: tuple[int, ...] = (),
+        *,
+        write: bool = False,
     ) -> Flow[list[Any]]:
         """A script once for each shard.
 
@@ -379,6 +433,7 @@ class Store:
             script: its first key is the shard's index, then one for each row.
             rows: names, each with what goes with it.
             words: of the script, before those of the rows.
+            write: refused by a server that is out of memory.
         """
         shards: dict[str, list[tuple[bytes, ...]]] = {}
         for row in rows:
@@ -393,7 +448,7 @@ class Store:
                 made.append(("EVAL", script, 1 + len(keys), index, *keys, *words, *rest))
             return tuple(made)
 
-        replies, epoch, _ = yield from self._ask(commands, write=True)
+        replies, epoch, _ = yield from self._ask(commands, write=write)
         self._memory.invalidate(self._keys.values(epoch, (digest_of(row[0]) for row in rows)))
         return replies
 
@@ -475,13 +530,10 @@ class Store:
                 old = yield from self._epoch.establish()
             except TierError:
                 old = None  # Redis is away; what it holds ends with its TTL
-        yield from self._epoch.renew(clear=True)
-
-        def job() -> float | None:
-            self._attempt(self._sweep(old))
-            return None
-
-        self._tiers.housekeeper.submit(job)
+        try:
+            yield from self._epoch.renew(clear=True)
+        finally:
+            self._later(self._sweep(old))
 
     def _purge_now(self) -> float | None:
         self._purging = False
@@ -519,11 +571,11 @@ class Store:
                 yield from self._ask_shards(scripts.REMOVE, [(name,) for name in names])
 
 
-def _parts(told: Sequence[tuple[bytes, bytes]]) -> Iterator[Sequence[tuple[bytes, bytes]]]:
-    """Of a size that no other client waits long behind."""
+def _parts(told: Sequence[tuple[N, bytes]]) -> Iterator[Sequence[tuple[N, bytes]]]:
+    """Of a size that is sent at once."""
     start = size = 0
     for i, (_, data) in enumerate(told):
-        if i > start and (size + len(data) > _COMMAND_BYTES or i - start == _COMMAND_VALUES):
+        if i > start and (size + len(data) > _STEP_BYTES or i - start == _STEP_VALUES):
             yield told[start:i]
             start, size = i, 0
         size += len(data)
@@ -532,5 +584,6 @@ def _parts(told: Sequence[tuple[bytes, bytes]]) -> Iterator[Sequence[tuple[bytes
 
 
 def _residency(expires: int, now: int) -> int:
-    """Milliseconds that Redis keeps a value."""
-    return _RESIDENCY_MS if expires == 0 else max(1, min(expires - now, _RESIDENCY_MS))
+    """Milliseconds that Redis keeps a value; for a while also when it is over, as a mark."""
+    left = _RESIDENCY_MS if expires == 0 else min(expires - now, _RESIDENCY_MS)
+    return max(left, scripts.TOMBSTONE_MS)

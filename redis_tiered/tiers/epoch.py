@@ -80,7 +80,9 @@ class Epoch:
         self._known: str | None = None
         self._checked = -1
         self._doubted = False
-        self._unrenewed = False
+        # How often the durable tier could not be told to begin a new epoch, and up to where it was.
+        self._missed = 0
+        self._renewed = 0
         self._repairing = False
 
     def reset_after_fork(self) -> None:
@@ -88,18 +90,26 @@ class Epoch:
 
     def certain(self) -> str | None:
         """The epoch, if no other process can have changed it unnoticed; costs no I/O."""
-        if self._checked != self._guards.redis_incarnation:
+        if self._checked != self._guards.redis_incarnation or self._renewed < self._missed:
             return None
         epoch = self._memory.get(self._keys.epoch)
         return None if epoch is None else epoch.decode()
 
     def likely(self) -> str | None:
         """The epoch to try, to be confirmed by reading its key along with what it is needed for."""
-        return self._known if self._checked == self._guards.redis_incarnation else None
+        if self._checked != self._guards.redis_incarnation or self._renewed < self._missed:
+            return None
+        return self._known
 
-    def confirm(self, stored: bytes | None, ticket: int) -> bool:
-        """Compare the likely epoch with what Redis holds; False: `establish` it and start again."""
-        if stored is None or self._known is None or stored != self._known.encode():
+    def doubt(self) -> None:
+        """Believe nothing before the durable tier was asked."""
+        self._known, self._checked, self._doubted = None, -1, True
+        self._memory.invalidate((self._keys.epoch,))
+
+    def confirm(self, epoch: str, stored: bytes | None, ticket: int) -> bool:
+        """Compare the epoch that was likely with what Redis holds; False: `establish` it and start
+        again. What is known may be another by now: of another thread's asking."""
+        if epoch != self._known or stored != epoch.encode():
             return False
         self._memory.put(self._keys.epoch, stored, ticket)
         return True
@@ -131,9 +141,9 @@ class Epoch:
             else:
                 own = (("GET", self._keys.epoch), *commands(epoch))
                 [stored, *replies] = yield Redis(own, write)
-                believed = self.confirm(stored, ticket)
-            # Nor is a server believed that may have been away and come back meanwhile.
-            if believed and incarnation == self._guards.redis_incarnation:
+                believed = self.confirm(epoch, stored, ticket)
+            # Nor is believed what a server says that may have been away and come back meanwhile.
+            if believed and (write or incarnation == self._guards.redis_incarnation):
                 return Answers(replies, epoch, ticket)
             epoch = None
         raise TierUnavailable("redis", "epoch", "it keeps changing")
@@ -144,6 +154,8 @@ class Epoch:
         Raises:
             TierError: Redis failed, or knows no epoch while the durable tier cannot be asked.
         """
+        if self._renewed < self._missed:
+            yield from self.renew(clear=False)
         for _ in range(_ATTEMPTS):
             incarnation = self._guards.redis_incarnation
             ticket = self._memory.ticket()
@@ -200,8 +212,11 @@ class Epoch:
             yield from self._begin(clear)
         except TierError as error:
             if self._tiers.durable is not None:
-                self._unrenewed = self._unrenewed or (error.tier == "durable" and not clear)
-                if (self._unrenewed or error.tier == "redis") and not self._repairing:
+                if error.tier == "durable" and not clear:
+                    self._missed += 1
+                    self.doubt()
+                unrenewed = self._renewed < self._missed
+                if (unrenewed or error.tier == "redis") and not self._repairing:
                     self._repairing = True
                     self._tiers.housekeeper.submit(self._repair_now, after=_REPAIR_EVERY)
             raise
@@ -210,10 +225,11 @@ class Epoch:
         from redis_tiered.tiers import scopes
 
         if self._tiers.durable is not None:
+            missed = self._missed
             begin = scopes.new_generation if clear else scopes.new_epoch
             yield Sql(begin(self._keys.scope, new_token()), write=True)
-        self._known, self._checked, self._doubted = None, -1, True
-        self._memory.invalidate((self._keys.epoch,))
+            self._renewed = max(self._renewed, missed)
+        self.doubt()
         # Out of memory refuses SET but never DEL; the next reader asks the durable tier, or makes up
         # a new epoch.
         yield Redis((("DEL", self._keys.epoch),))
@@ -224,9 +240,6 @@ class Epoch:
         Raises:
             TierError: nor can it be now.
         """
-        if self._unrenewed:
-            self._unrenewed = False
-            yield from self.renew(clear=False)
         yield from self.establish()
         if self.likely() is None:
             raise TierUnavailable("durable", "epoch", "not confirmed yet")

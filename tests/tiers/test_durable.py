@@ -28,10 +28,11 @@ from redis_tiered.errors import (
 )
 from redis_tiered.flow import Sql
 from redis_tiered.llm_cache import rows
+from redis_tiered.maps import rows as map_rows
 from redis_tiered.tiers import durable as module
 from redis_tiered.tiers import scopes as scope_rows
 from redis_tiered.tiers.durable import AsyncDurable, DurableURL, SyncDurable
-from redis_tiered.tiers.schema import MIGRATIONS, entries, messages, scopes, sessions, tags
+from redis_tiered.tiers.schema import MIGRATIONS, entries, items, messages, scopes, sessions, tags
 from tests.servers import PostgresServer
 from tests.waiting import wait_until
 
@@ -266,6 +267,37 @@ def test_an_older_schema_is_brought_up_to_date_with_its_rows(
     assert database.do(scope_rows.epoch("s"), write=False) == "fresh"
     assert _execute(url, "SELECT version FROM redis_tiered_schema") == len(MIGRATIONS)
     assert _migrate(url) == 1  # and again changes nothing
+
+
+def test_scopes_of_the_version_before_maps_are_brought_up_to_date(
+    url: DurableURL,
+    database: Database,
+    prepared: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That version's own table of scopes: without what counts the changes of a map."""
+    with monkeypatch.context() as older:
+        older.setattr("redis_tiered.tiers.schema.MIGRATIONS", MIGRATIONS[:4])
+        assert _migrate(url) == 0
+    prepared("DROP TABLE redis_tiered_scope")
+    prepared(
+        "CREATE TABLE redis_tiered_scope "
+        "(scope TEXT NOT NULL PRIMARY KEY, generation TEXT NOT NULL, epoch TEXT NOT NULL)"
+    )
+    prepared("INSERT INTO redis_tiered_scope VALUES ('s', 'fresh', 'fresh')")
+    old = SyncDurable(url, 2.0)
+    with monkeypatch.context() as older:
+        older.setattr("redis_tiered.tiers.schema.MIGRATIONS", MIGRATIONS[:4])
+        old.execute(Sql(rows.write(row(), "other"), write=True))
+    old.close()
+    assert database.do(rows.read("s", "d", 0), write=False)[0] == b"v"
+    assert _execute(url, "SELECT version FROM redis_tiered_schema") == len(MIGRATIONS)
+    assert _execute(url, "SELECT version FROM redis_tiered_scope") == 0
+    database.do(rows.write(row("e"), "other"))
+    assert database.do(rows.read("s", "e", 0), write=False)[0] == b"v"
+    written = database.do(map_rows.write("s", [(b"n", b"v")], [], 0, 5, "other"))
+    assert written == (5, 0, "fresh")
+    assert database.do(map_rows.read("s", [b"n"], 0), write=False)[b"n"].value == b"v"
 
 
 @pytest.mark.parametrize(
@@ -578,6 +610,79 @@ def test_a_clear_waits_for_a_write_that_began_before_it(postgres_url: str) -> No
     assert one.execute(Sql(rows.read("s", "d", 0))) is None
     one.close()
     two.close()
+
+
+# Maps.
+
+
+def test_revisions_of_a_map_grow_whatever_the_clocks_say(database: Database) -> None:
+    def write(now: int) -> int:
+        return int(database.do(map_rows.write("m", [(b"n", b"v")], [], 0, now, "f")).revision)
+
+    assert [write(now) for now in (100, 50, 101, 102, 900, 900)] == [100, 101, 102, 103, 900, 901]
+    database.do(scope_rows.new_generation("m", "g"))
+    assert write(1) == 902
+
+
+def test_rows_of_a_map(database: Database) -> None:
+    def write(put: dict[bytes, bytes], remove: list[bytes] | None = None, **given: int) -> Any:
+        return database.do(
+            map_rows.write(
+                "m", list(put.items()), remove or [], given.get("expires", 0), 1000, "fresh"
+            )
+        )
+
+    names = [f"{i:04}".encode() for i in range(2100)]
+    assert write(dict.fromkeys(names, b"v")).epoch == "fresh"
+    write({b"ends": b"e"}, expires=5000)
+    read = database.do(map_rows.read("m", [*names, b"ends", b"no"], 4999), write=False)
+    assert len(read) == 2101
+    assert database.do(map_rows.read("other", names, 0), write=False) == {}
+    assert b"ends" not in database.do(map_rows.read("m", [b"ends"], 5000), write=False)
+    page = database.do(map_rows.page("m", b"00", b"01", b"0097", 9, 0), write=False)
+    assert [found.name for found in page] == [b"0098", b"0099"]
+    assert write({}, [b"0000", b"0001", b"no", b"0000"]).deleted == 2
+    assert database.do(map_rows.purge("m", 6_000)) == (1, [])
+    database.do(scope_rows.new_generation("m", "other"))
+    assert write({b"0002": b"new"}, [b"0003"]).deleted == 0
+    gone = []
+    while (purged := database.do(map_rows.purge("m", 0)))[0]:
+        gone += purged[1]
+    assert sorted(gone) == [*names[3:]]
+    assert database.do(count(items)) == 1
+    assert database.do(map_rows.purge("nobody", 0)) == (0, [])
+
+
+def test_first_writers_and_clearers_of_a_map_do_not_wait_for_each_other(postgres_url: str) -> None:
+    """PostgreSQL: two who hold a row in common, and then both change it, are a deadlock."""
+    url = DurableURL(postgres_url)
+    made = [SyncDurable(url, 10.0) for _ in range(6)]
+    made[0].execute(Sql(count(scopes)))
+    failures: list[BaseException] = []
+    everybody = threading.Barrier(len(made))
+
+    def use(number: int, one: SyncDurable) -> None:
+        try:
+            for i in range(12):
+                everybody.wait(10)
+                put = [(b"%d" % ((number + j) % 5), b"v") for j in range(5)]
+                if number % 2 and i % 3 == 2:
+                    one.execute(Sql(scope_rows.new_generation(f"m{i}", f"{number}"), write=True))
+                one.execute(Sql(map_rows.write(f"m{i}", put, [b"9"], 1, 1, "f"), write=True))
+                one.execute(Sql(map_rows.purge(f"m{i}", 5), write=True))
+        except BaseException as error:
+            failures.append(error)
+            everybody.abort()
+
+    threads = [threading.Thread(target=use, args=each) for each in enumerate(made)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+    assert made[0].execute(Sql(count(items))) == 0
+    for one in made:
+        one.close()
 
 
 # Life.
