@@ -12,6 +12,7 @@ from redis_tiered import errors
 from redis_tiered.llm_cache.control import cache_control
 
 if TYPE_CHECKING:
+    from redis_tiered.embedders.cached import cached_embeddings
     from redis_tiered.embedders.openai import OpenAIEmbedder
     from redis_tiered.llm_cache.cache import LLMCache
     from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
@@ -59,6 +60,7 @@ __all__ = [
     "Window",
     "__version__",
     "cache_control",
+    "cached_embeddings",
     "calibrate",
     "errors",
     "evaluate",
@@ -91,6 +93,7 @@ _LAZY = {
     "Tiers": "redis_tiered.tiers.tiers",
     "ToolCall": "redis_tiered.sessions.message",
     "Window": "redis_tiered.sessions.conversation",
+    "cached_embeddings": "redis_tiered.embedders.cached",
     "calibrate": "redis_tiered.llm_cache.semantic.tools.calibrate",
     "evaluate": "redis_tiered.llm_cache.semantic.tools.evaluate",
 }

@@ -6,19 +6,32 @@ of this project's own, or a function. It imports none of them.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from redis_tiered.embedders.adapted import NamedEmbedder, as_embedder
 
 if TYPE_CHECKING:
+    from redis_tiered.embedders.cached import CachedEmbedder, cached_embeddings
     from redis_tiered.embedders.openai import OpenAIEmbedder
 
-__all__ = ["NamedEmbedder", "OpenAIEmbedder", "as_embedder"]
+__all__ = [
+    "CachedEmbedder",
+    "NamedEmbedder",
+    "OpenAIEmbedder",
+    "as_embedder",
+    "cached_embeddings",
+]
+
+_LAZY = {
+    "CachedEmbedder": "redis_tiered.embedders.cached",
+    "OpenAIEmbedder": "redis_tiered.embedders.openai",
+    "cached_embeddings": "redis_tiered.embedders.cached",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "OpenAIEmbedder":
-        from redis_tiered.embedders.openai import OpenAIEmbedder
-
-        return OpenAIEmbedder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)

@@ -13,6 +13,7 @@ _MAX_NAME: Final = 200
 # Where the frameworks' classes keep the name, the first that is set counts. A deployment is looked
 # at before them: on Azure it decides, and the model beside it is often a default nobody chose.
 _NAMES: Final = ("model", "model_name", "model_id", "repo_id", "deployment")
+_DEPLOYMENTS: Final = ("deployment", "azure_deployment", "deployment_name")
 _UNNAMED: Final = frozenset({"", "unknown", "custom"})  # LlamaIndex's and redisvl's defaults
 _DIMENSIONS: Final = ("dimensions", "dims", "output_dimensionality", "truncate_dim")
 # Further settings under which one model makes other vectors.
@@ -77,6 +78,9 @@ def identify(embedder: object) -> tuple[str, str]:
     Raises:
         InvalidInput: it does not name its model.
     """
+    own = getattr(embedder, "_identity", None)
+    if isinstance(own, Identity):  # of this project: it tells whose vectors it gives
+        return own.model, own.model_name
     kind = type(embedder).__name__
     name = _name(embedder)
     if name is None:
@@ -99,7 +103,11 @@ def identify(embedder: object) -> tuple[str, str]:
 
 def _name(embedder: object) -> str | None:
     name = _first_set(embedder, _NAMES)
-    deployment = _first_set(embedder, ("deployment", "azure_deployment", "deployment_name"))
+    deployment = _first_set(embedder, _DEPLOYMENTS)
+    chosen = getattr(embedder, "model_fields_set", None)
+    if isinstance(chosen, set) and not chosen.intersection(_DEPLOYMENTS):
+        # LangChain's OpenAIEmbeddings have one nobody chose, whatever their model is.
+        deployment = None
     for each in (deployment, name):
         if isinstance(each, str) and each.lower() not in _UNNAMED:
             return _short(each, _MAX_NAME)

@@ -107,6 +107,15 @@ class OpenAIEmbedder:
         dimensions = "" if self.dimensions is None else f", dimensions={self.dimensions}"
         return f"OpenAIEmbedder({self.model!r}{dimensions})"
 
+    @property
+    def base_url(self) -> str:
+        """Where the model is served; it may hold a password."""
+        client = self._given or self._async_given
+        if client is not None:
+            return str(getattr(client, "base_url", ""))
+        given = self._settings.get("base_url") or os.environ.get("OPENAI_BASE_URL")
+        return str(given or "https://api.openai.com/v1")
+
     def __getstate__(self) -> dict[str, Any]:
         secret = "api_key" in self._settings or "@" in self._settings.get("base_url", "")
         if secret or self._given is not None or self._async_given is not None:
