@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from langchain_redis_tiered._literals import Items, NotLiteralError, Pairs, Repr, parse
 from langchain_redis_tiered._memo import Memo
-from langchain_redis_tiered._schemas import Schemas, key_order
+from langchain_redis_tiered._schemas import Schemas
 from redis_tiered.errors import Uncacheable
-from redis_tiered.llm_cache.fingerprint import canonical
+from redis_tiered.llm_cache.fingerprint import canonical, key_order
 
 __all__ = ["CALL_OPTIONS", "MODEL_OPTIONS", "Parameters", "parameters_from"]
 

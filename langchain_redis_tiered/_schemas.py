@@ -21,9 +21,9 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from pydantic import BaseModel
 
 from redis_tiered.errors import Uncacheable
-from redis_tiered.llm_cache.fingerprint import canonical
+from redis_tiered.llm_cache.fingerprint import canonical, key_order
 
-__all__ = ["Schemas", "key_order"]
+__all__ = ["Schemas"]
 
 _qualname = attrgetter("__qualname__")
 
@@ -122,29 +122,6 @@ class Schemas:
             self._survivors.update(alive)
             self._collected = monotonic()
         return True
-
-
-def key_order(value: Any) -> list[Any]:
-    """The order of keys in every `properties` mapping, which canonical bytes sort away.
-
-    Providers generate the fields of an answer in the order of its schema's properties: a
-    schema with `reasoning` before `answer` is not answered like one with `answer` first.
-    """
-    orders: list[Any] = []
-    _collect_orders(value, orders)
-    return orders
-
-
-def _collect_orders(value: Any, orders: list[Any]) -> None:
-    if isinstance(value, dict):
-        for key in sorted(value, key=repr):
-            item = value[key]
-            if key == "properties" and isinstance(item, dict):
-                orders.append(list(item))
-            _collect_orders(item, orders)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _collect_orders(item, orders)
 
 
 def _name(cls: type[Any]) -> str:

@@ -8,6 +8,7 @@ a flow; the public methods run it sync or async.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redis_tiered.checks import seconds
@@ -16,6 +17,7 @@ from redis_tiered.flow import Flow
 from redis_tiered.keys import part
 from redis_tiered.llm_cache.control import Control, current_control
 from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
+from redis_tiered.llm_cache.flights import Flight, current_owner
 from redis_tiered.llm_cache.reading import Reading
 from redis_tiered.llm_cache.shelf import DEFAULT_TTL, Found, Served
 from redis_tiered.llm_cache.stats import Stats
@@ -64,6 +66,16 @@ class LLMCache(Reading, Writing):
     def __repr__(self) -> str:
         return f"LLMCache({self.tiers!r}, name={self.name!r})"
 
+    @property
+    def semantic(self) -> bool:
+        """Whether an answer may serve other wordings."""
+        return self._semantic is not None
+
+    @property
+    def read_answer(self) -> Callable[[bytes], str | None]:
+        """What gives an answer's text of its payload."""
+        return self._read_answer
+
     def lookup(self, request: Request) -> Found | None:
         """The stored answer, or None: ask the model and `update`.
 
@@ -108,13 +120,58 @@ class LLMCache(Reading, Writing):
         mark = fingerprint(_checked(request))
         await self.tiers.arun(self.store(request, mark, payload, tokens, current_control()))
 
-    def refuse(self, request: Request | None, reason: str, detail: str = "") -> None:
-        """Count an answer, or a request (None), that is not stored; free those who wait for it."""
-        self.tiers.run(self.decline(request, reason, detail))
+    def refuse(
+        self,
+        request: Request | None,
+        reason: str,
+        detail: str = "",
+        *,
+        flight: Flight | None = None,
+    ) -> None:
+        """Count an answer, or a request (None), that is not stored; free those who wait for it.
 
-    async def arefuse(self, request: Request | None, reason: str, detail: str = "") -> None:
+        Args:
+            request: what was asked.
+            reason: as `stats()` tells it.
+            detail: for the log.
+            flight: `leading` of it, where another task or thread may have looked it up.
+        """
+        self.tiers.run(self.decline(request, reason, detail, flight))
+
+    async def arefuse(
+        self,
+        request: Request | None,
+        reason: str,
+        detail: str = "",
+        *,
+        flight: Flight | None = None,
+    ) -> None:
         """As `refuse`."""
-        await self.tiers.arun(self.decline(request, reason, detail))
+        await self.tiers.arun(self.decline(request, reason, detail, flight))
+
+    def leading(self, request: Request) -> Flight | None:
+        """What others wait for, if it is this caller whom `lookup` has sent to the model."""
+        flight = self._flights.find(fingerprint(_checked(request)).digest)
+        return flight if flight is not None and flight.led_by(current_owner()) else None
+
+    def abandon(self, request: Request, reason: str, flight: Flight | None) -> None:
+        """Count a model call that gave no answer; of those who wait for it one may ask instead.
+
+        It does no I/O: a task that was cancelled may call it.
+
+        Args:
+            request: what was asked.
+            reason: as `stats()` tells it.
+            flight: `leading` of it; None: those who wait find out themselves, and nothing is locked.
+        """
+        self._tally.add(f"skip.{reason}")
+        digest = fingerprint(_checked(request)).digest
+        if flight is None:
+            return
+        if self._semantic is not None:
+            self._semantic.declined(digest)
+        if self._flights.land(digest, None, flight=flight) is not None:
+            self._release_later(flight)
 
     def clear(self) -> None:
         """Forget every answer of this cache and tenant, in every process.

@@ -11,7 +11,7 @@ from redis_tiered.checks import seconds
 from redis_tiered.errors import InvalidInput
 from redis_tiered.keys import part
 
-__all__ = ["Control", "cache_control", "current_control"]
+__all__ = ["Control", "cache_control", "controlled", "current_control"]
 
 _MAX_TAGS = 64
 
@@ -35,6 +35,16 @@ _current: ContextVar[Control] = ContextVar("redis_tiered_cache_control", default
 
 def current_control() -> Control:
     return _current.get()
+
+
+@contextmanager
+def controlled(control: Control) -> Iterator[None]:
+    """Have a block go by what was read elsewhere: a stream ends outside of the block it began in."""
+    token = _current.set(control)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @contextmanager

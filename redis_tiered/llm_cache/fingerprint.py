@@ -15,7 +15,15 @@ import orjson
 
 from redis_tiered.errors import Uncacheable
 
-__all__ = ["Fingerprint", "Request", "Traits", "canonical", "fingerprint", "wording"]
+__all__ = [
+    "Fingerprint",
+    "Request",
+    "Traits",
+    "canonical",
+    "fingerprint",
+    "key_order",
+    "wording",
+]
 
 # Changes whenever the canonical form does, so that old entries are never misread as new ones.
 _FORM = b"redis-tiered/1"
@@ -103,6 +111,29 @@ def canonical(value: Any) -> bytes:
         return orjson.dumps(_plain(value, 0), option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
         raise Uncacheable("invalid_text", str(error)) from None
+
+
+def key_order(value: Any) -> list[Any]:
+    """The order of keys in every `properties` mapping, which canonical bytes sort away.
+
+    Providers generate the fields of an answer in the order of its schema's properties: a
+    schema with `reasoning` before `answer` is not answered like one with `answer` first.
+    """
+    orders: list[Any] = []
+    _collect_orders(value, orders)
+    return orders
+
+
+def _collect_orders(value: Any, orders: list[Any]) -> None:
+    if isinstance(value, dict):
+        for key in sorted(value, key=repr):
+            item = value[key]
+            if key == "properties" and isinstance(item, dict):
+                orders.append(list(item))
+            _collect_orders(item, orders)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _collect_orders(item, orders)
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -9,11 +9,13 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Flight", "Flights", "current_owner"]
+__all__ = ["Flight", "Flights", "Owner", "current_owner", "on_behalf_of"]
 
 # One owner asks one model at a time, or a completion model for a few prompts; more calls without
 # an answer means that they failed.
@@ -35,11 +37,24 @@ class Owner:
         return subject is not None and not self._gone(subject)
 
 
+_behalf: ContextVar[asyncio.Task[Any] | None] = ContextVar("redis_tiered_behalf", default=None)
+
+
+@contextmanager
+def on_behalf_of(task: asyncio.Task[Any] | None) -> Iterator[None]:
+    """Have a thread that a task waits for act as the task."""
+    token = _behalf.set(task)
+    try:
+        yield
+    finally:
+        _behalf.reset(token)
+
+
 def current_owner() -> Owner:
     try:
         task = asyncio.current_task()
     except RuntimeError:
-        task = None
+        task = _behalf.get()
     if task is not None:
         return Owner(task, asyncio.Task.done)
     return Owner(threading.current_thread(), lambda thread: not thread.is_alive())
@@ -51,6 +66,7 @@ class Flight:
     Attributes:
         token: what the lease in Redis holds while this process leads.
         lease: key of the lease, or None when Redis could not be asked.
+        holder: what the flight lasts as long as, if not as its owner: a stream, which others may read.
         answer: once landed, the sealed answer; or None: no answer came, somebody else may lead;
             or b"": the answer may not be stored, each caller asks for itself.
         served: why it is the answer, where it was stored for other words; None: it was not.
@@ -62,6 +78,7 @@ class Flight:
         "_waited_for",
         "answer",
         "deadline",
+        "holder",
         "lease",
         "owner",
         "served",
@@ -73,6 +90,7 @@ class Flight:
         self.token = token
         self.lease = lease
         self.deadline = deadline
+        self.holder: Owner | None = None
         self.answer: bytes | None = None
         self.served: Any = None
         self._landed = False
@@ -99,7 +117,7 @@ class Flight:
 
     def over(self, now: float) -> bool:
         """Whether no answer is to be expected any more."""
-        return now >= self.deadline or not self.owner.alive()
+        return now >= self.deadline or not (self.holder or self.owner).alive()
 
     def led_by(self, owner: Owner) -> bool:
         return self.owner.identity == owner.identity and self.owner.alive()

@@ -29,7 +29,8 @@ class Tally:
     """Counters by name; thread-safe. Remembers what of them was added to the totals already."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Counted, too, when a stream is dropped: that may be by the garbage collector, in here.
+        self._lock = threading.RLock()
         self._counts: dict[str, int] = {}
         self._reported: Counter[str] = Counter()
 

@@ -13,7 +13,7 @@ from redis_tiered.llm_cache import scripts
 from redis_tiered.llm_cache.control import Control
 from redis_tiered.llm_cache.envelope import HEADER_BYTES, Envelope, seal, unseal
 from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
-from redis_tiered.llm_cache.flights import current_owner
+from redis_tiered.llm_cache.flights import Flight, current_owner
 from redis_tiered.llm_cache.shelf import DEFAULT_TTL
 from redis_tiered.llm_cache.upkeep import Upkeep
 
@@ -211,8 +211,17 @@ class Writing(Upkeep):
             except TierError:
                 return  # counted; tried again in the background until both tiers know
 
-    def decline(self, request: Request | None, reason: str, detail: str) -> Flow[None]:
-        """Count what is not stored; tell those who wait, here and elsewhere, to ask themselves."""
+    def decline(
+        self, request: Request | None, reason: str, detail: str, mine: Flight | None = None
+    ) -> Flow[None]:
+        """Count what is not stored; tell those who wait, here and elsewhere, to ask themselves.
+
+        Args:
+            request: for which there was an answer; None: it was the request that could not be stored.
+            reason: counted.
+            detail: told once in the log.
+            mine: the flight, where it may have been another task or thread that began it.
+        """
         self._tally.add(f"skip.{reason}")
         if request is not None and self._semantic is not None:
             self._semantic.declined(fingerprint(request).digest)
@@ -226,7 +235,7 @@ class Writing(Upkeep):
             return
         digest = fingerprint(request).digest
         flight = self._flights.find(digest)
-        if flight is None or not flight.led_by(current_owner()):
+        if flight is None or not (flight is mine or flight.led_by(current_owner())):
             return  # not ours to end
         self._flights.land(digest, b"", flight=flight)
         if flight.lease is not None:
