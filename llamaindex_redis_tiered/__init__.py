@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from redis_tiered.errors import MissingExtra
 
@@ -11,8 +13,54 @@ if find_spec("llama_index") is None or find_spec("llama_index.core") is None:
     raise MissingExtra("llamaindex", "llamaindex_redis_tiered")
 
 from llamaindex_redis_tiered.chat_store import RedisTieredChatStore
+from llamaindex_redis_tiered.llm import (
+    CachedLLM,
+    LLMCacheHitEvent,
+    LLMCacheMissEvent,
+    LLMCacheStoreEvent,
+    cache_of,
+    cached,
+    request_of,
+    served_of,
+    uncached,
+)
 from llamaindex_redis_tiered.memory_store import RedisTieredMemoryStore
 from llamaindex_redis_tiered.vector_store import RedisTieredVectorStore
+from redis_tiered.llm_cache.control import cache_control
 from redis_tiered.tiers.tiers import Tiers
 
-__all__ = ["RedisTieredChatStore", "RedisTieredMemoryStore", "RedisTieredVectorStore", "Tiers"]
+if TYPE_CHECKING:
+    from redis_tiered.llm_cache.semantic.policy import SemanticPolicy
+
+__all__ = [
+    "CachedLLM",
+    "LLMCacheHitEvent",
+    "LLMCacheMissEvent",
+    "LLMCacheStoreEvent",
+    "RedisTieredChatStore",
+    "RedisTieredMemoryStore",
+    "RedisTieredVectorStore",
+    "SemanticPolicy",
+    "Tiers",
+    "cache_control",
+    "cache_of",
+    "cached",
+    "request_of",
+    "served_of",
+    "uncached",
+]
+
+
+# Brings what an exact cache has no use for.
+_LAZY = {"SemanticPolicy": "redis_tiered.llm_cache.semantic.policy"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
