@@ -13,6 +13,15 @@ if find_spec("llama_index") is None or find_spec("llama_index.core") is None:
     raise MissingExtra("llamaindex", "llamaindex_redis_tiered")
 
 from llamaindex_redis_tiered.chat_store import RedisTieredChatStore
+from llamaindex_redis_tiered.document_store import RedisTieredDocumentStore
+from llamaindex_redis_tiered.embeddings import (
+    RedisTieredEmbeddingsCache,
+    cached_embeddings,
+    embedding_cache_of,
+    uncached_embeddings,
+)
+from llamaindex_redis_tiered.index_store import RedisTieredIndexStore
+from llamaindex_redis_tiered.kv_store import RedisTieredKVStore
 from llamaindex_redis_tiered.llm import (
     CachedLLM,
     LLMCacheHitEvent,
@@ -38,6 +47,10 @@ __all__ = [
     "LLMCacheMissEvent",
     "LLMCacheStoreEvent",
     "RedisTieredChatStore",
+    "RedisTieredDocumentStore",
+    "RedisTieredEmbeddingsCache",
+    "RedisTieredIndexStore",
+    "RedisTieredKVStore",
     "RedisTieredMemoryStore",
     "RedisTieredVectorStore",
     "SemanticPolicy",
@@ -45,9 +58,12 @@ __all__ = [
     "cache_control",
     "cache_of",
     "cached",
+    "cached_embeddings",
+    "embedding_cache_of",
     "request_of",
     "served_of",
     "uncached",
+    "uncached_embeddings",
 ]
 
 
