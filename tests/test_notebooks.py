@@ -60,7 +60,8 @@ def texts(notebook: Path) -> str:
 
 
 def test_there_are_notebooks() -> None:
-    assert {"semantic_cache", "sessions", "vectors"} <= {notebook.stem for notebook in ALL}
+    expected = {"langchain", "llamaindex", "semantic_cache", "sessions", "vectors"}
+    assert expected <= {notebook.stem for notebook in ALL}
 
 
 @each
@@ -97,6 +98,54 @@ def test_what_is_kept_tells_nothing_of_the_machine(notebook: Path) -> None:
 @each
 def test_images_are_small(notebook: Path) -> None:
     assert all(len(image) < 150_000 for image in images(notebook))
+
+
+def test_langchain_shows_what_is_saved_and_that_nothing_is_lost() -> None:
+    notebook = NOTEBOOKS / "langchain.ipynb"
+    assert len(images(notebook)) >= 2  # latency by tier; money saved
+    shown = texts(notebook)
+    for found in (
+        "chat model: toy",
+        "calls: none",
+        "20 replies, 1 call of the model",
+        "from memory",
+        "from Redis",
+        "from SQLite",
+        "it deletes 1 answer",
+        "messages of Ada's: 0",
+        "saved, says stats()",
+    ):
+        assert found in shown
+
+
+def test_llamaindex_shows_what_is_saved_and_that_nothing_is_lost() -> None:
+    notebook = NOTEBOOKS / "llamaindex.ipynb"
+    assert len(images(notebook)) >= 2  # latency by tier; money saved
+    shown = texts(notebook)
+    assert re.search("the same again +pieces processed: +0 +texts embedded: +0", shown)
+    assert re.search("one changed +pieces processed: +1 +texts embedded: +1", shown)
+    for found in (
+        "chat model: toy",
+        "calls: none",
+        "from memory",
+        "from Redis",
+        "from SQLite",
+        "it deletes 2 answers",
+        "messages of Ada's: 0",
+        "the stream: [",
+        "saved, says stats()",
+    ):
+        assert found in shown
+
+
+@pytest.mark.parametrize("name", ["langchain", "llamaindex"])
+def test_openai_is_used_only_with_a_key(name: str) -> None:
+    """Its packages are imported in that branch alone."""
+    sources = ["".join(cell["source"]) for cell in cells(NOTEBOOKS / f"{name}.ipynb")]
+    [guarded] = [source for source in sources if "OPENAI_API_KEY" in source]
+    branch = guarded.partition("OPENAI_API_KEY")[2].partition("\nelse:")[0]
+    importing = re.findall(r"(?:from|import) (\S*openai\S*)", "\n".join(sources))
+    assert importing == re.findall(r"(?:from|import) (\S*openai\S*)", branch) != []
 
 
 def test_sessions_shows_trimming_and_an_outage() -> None:
