@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import llama_index.core
 import pytest
 from langchain_core.globals import set_llm_cache
 
@@ -23,17 +24,24 @@ def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAI
     """A user's machine: an API key, an empty home, no servers."""
     with OpenAIServer() as server:
         monkeypatch.setenv("OPENAI_API_KEY", "none")
-        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        for variable in ("OPENAI_BASE_URL", "OPENAI_API_BASE"):
+            monkeypatch.setenv(variable, server.base_url)
+        # Encodings come with LlamaIndex: here, nothing is fetched.
+        encodings = Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(encodings))
         monkeypatch.setenv("REDIS_TIERED_HOME", str(tmp_path / "home"))
         for variable in ENVIRONMENT:
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.chdir(tmp_path)
         yield server
         set_llm_cache(None)
+        Settings.llm = None
         if Tiers._default is not None:
             Tiers._default.close()
 
 
+# LlamaIndex's agents look at pydantic's deprecated attributes.
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
 def test_the_code_runs(block: str, provider: OpenAIServer) -> None:
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
