@@ -19,6 +19,8 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.llm_cache
+	$(BIN)/python -m benchmarks.llamaindex
+	$(BIN)/python -m benchmarks.maps
 	$(BIN)/python -m benchmarks.semantic_cache
 	$(BIN)/python -m benchmarks.sessions
 	$(BIN)/python -m benchmarks.vectors
