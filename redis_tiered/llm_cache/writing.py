@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from redis_tiered.errors import TierError, Unreadable
 from redis_tiered.flow import Command, Flow, Redis, Sql
@@ -16,6 +16,9 @@ from redis_tiered.llm_cache.fingerprint import Fingerprint, Request, fingerprint
 from redis_tiered.llm_cache.flights import Flight, current_owner
 from redis_tiered.llm_cache.shelf import DEFAULT_TTL
 from redis_tiered.llm_cache.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from redis_tiered.llm_cache.semantic.quest import Quest
 
 __all__ = ["Writing"]
 
@@ -46,13 +49,17 @@ class Writing(Upkeep):
                 self._flights.land(mark.digest, b"", flight=flight)
             return
         now = self._milliseconds()
-        ttl = self._seconds_of(request, control)
+        quest = None if self._semantic is None else self._semantic.answered(request, mark)
+        ttl = self._seconds_of(quest, control)
         ttl_ms = (
             0 if ttl is None else max(1, int(ttl * 1000 * (1 - self._jitter * random.random())))
         )
         envelope = Envelope(payload, now, now + ttl_ms if ttl_ms else 0, ttl_ms)
         data = seal(envelope, compress_from=self._compress_from)
-        alias = self._wording(request, mark, envelope, control)
+        alias = None
+        if quest is not None and control.semantic:
+            # Found by it if only case, white space or final punctuation differ.
+            alias = quest.wording, envelope._replace(payload=mark.digest.encode(), alias=True)
         answer = _Answer(mark, request.prompt, data, envelope, tokens, control.tags, alias)
         revision = yield from self._store_durable(answer)
         stored = revision is not None
@@ -64,29 +71,17 @@ class Writing(Upkeep):
         else:
             self._tally.add("skip.no_tier")
         self._land(mark, data)
-        if self._semantic is not None and (stored or kept):
-            yield from self._semantic.stored(request, mark, payload, ttl_ms, control)
+        if self._semantic is not None and quest is not None and (stored or kept):
+            yield from self._semantic.stored(quest, payload, ttl_ms, control)
         self._schedule_report()
 
-    def _seconds_of(self, request: Request, control: Control) -> float | None:
+    def _seconds_of(self, quest: Quest | None, control: Control) -> float | None:
         """How long an answer stays valid; None: for ever."""
         if control.ttl is not None:
             return control.ttl
-        if self._semantic is not None and request.prompt is not None:
-            return self._semantic.ttl(request, self._ttl)
+        if self._semantic is not None and quest is not None:
+            return self._semantic.ttl(quest, self._ttl)
         return self._ttl
-
-    def _wording(
-        self, request: Request, mark: Fingerprint, envelope: Envelope, control: Control
-    ) -> tuple[str, Envelope] | None:
-        """The alias under which this answer is found if only case, white space or final punctuation
-        differ."""
-        if self._semantic is None or not control.semantic:
-            return None
-        quest = self._semantic.quest(request, mark)
-        if quest is None:
-            return None
-        return quest.wording, envelope._replace(payload=mark.digest.encode(), alias=True)
 
     def _store_durable(self, answer: _Answer) -> Flow[int | None]:
         """The revision under which L3 has it; None if it has not."""

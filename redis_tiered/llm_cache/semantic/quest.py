@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from redis_tiered.llm_cache.semantic.cacheable import Verdict
     from redis_tiered.llm_cache.semantic.decision import Decision
     from redis_tiered.llm_cache.semantic.neighbour import Neighbour
     from redis_tiered.llm_cache.semantic.neighbourhood import Neighbourhood
@@ -35,6 +36,7 @@ class Quest:
         vector: of the prompt; None: not embedded.
         neighbours: near questions with their answers, if they were looked for.
         decision: about them; None: there was none.
+        verdict: what the rules say of the request; None: they were not asked.
         over: whether nothing is to be looked for, or learnt, any more.
         withheld: whether an answer to other words was wrong here, so that none is served until the
             model has answered.
@@ -52,6 +54,7 @@ class Quest:
         "request",
         "scope",
         "vector",
+        "verdict",
         "withheld",
         "wording",
     )
@@ -69,6 +72,7 @@ class Quest:
         self.vector: NDArray[np.float32] | None = None
         self.neighbours: Sequence[Neighbour] = ()
         self.decision: Decision | None = None
+        self.verdict: Verdict | None = None
         self.over = False
         self.withheld = False
         self._rides = False

@@ -127,7 +127,7 @@ class Semantic:
 
     def _look_around(self, quest: Quest) -> Flow[bool]:
         """Find the nearest questions; False: nothing is to be served or learnt."""
-        verdict = self.verdict(quest.request)
+        verdict = self._verdict_on(quest)
         if not verdict.allowed:
             self._tally.add(f"semantic.skip.{verdict.reason}")
             return False
@@ -226,6 +226,11 @@ class Semantic:
 
     # A fresh answer.
 
+    def answered(self, request: Request, mark: Fingerprint) -> Quest | None:
+        """What is known on the way to an answer that is about to be stored; None: other wordings have
+        nothing to do with it."""
+        return self._expected(mark.digest) or self.quest(request, mark)
+
     def verdict(self, request: Request) -> Verdict:
         """What the rules say of a request; a rule that fails allows nothing."""
         assert request.prompt is not None
@@ -236,16 +241,21 @@ class Semantic:
             logger.warning("the rules of a semantic cache failed: %s", type(error).__name__)
             return Verdict(False, "rules_failed", None)
 
-    def ttl(self, request: Request, usual: float | None) -> float | None:
+    def _verdict_on(self, quest: Quest) -> Verdict:
+        if quest.verdict is None:
+            quest.verdict = self.verdict(quest.request)
+        return quest.verdict
+
+    def ttl(self, quest: Quest, usual: float | None) -> float | None:
         """How long an answer to this may be used, in seconds; None: for ever.
 
         The rules may shorten the cache's time; they lengthen it only where nobody chose it.
 
         Args:
-            request: what is asked.
+            quest: for what is asked.
             usual: the cache's own time.
         """
-        verdict = self.verdict(request)
+        verdict = self._verdict_on(quest)
         if not verdict.allowed or verdict.ttl is None:
             return usual
         if usual == DEFAULT_TTL:
@@ -253,21 +263,16 @@ class Semantic:
         longest = math.inf if usual is None else usual
         return verdict.ttl if verdict.ttl < min(longest, DEFAULT_TTL) else usual
 
-    def stored(
-        self, request: Request, mark: Fingerprint, payload: bytes, ttl_ms: int, control: Control
-    ) -> Flow[None]:
+    def stored(self, quest: Quest, payload: bytes, ttl_ms: int, control: Control) -> Flow[None]:
         """Have an answer that was stored found by other wordings, and learn from it."""
-        quest = self._expected(mark.digest)
-        if request.prompt is None or (quest is not None and quest.over):
+        mark = quest.mark
+        if quest.over:
             return
         if not control.semantic:
             yield from self._withdrawn(mark.digest)
             return
-        if quest is None:
-            quest = self.quest(request, mark)
-            assert quest is not None
-            if not self.verdict(request).allowed:
-                return
+        if not self._verdict_on(quest).allowed:
+            return
         text = self._answers.text(payload)
         if text is None:
             self._tally.add("semantic.not_text")
@@ -410,7 +415,7 @@ class Semantic:
         assert quest is not None
         if anywhere:
             quest.scope = None
-        if not self.verdict(request).allowed or not (yield from self._look_around(quest)):
+        if not self._verdict_on(quest).allowed or not (yield from self._look_around(quest)):
             return quest
         if quest.place is not None:
             quest.decision = quest.place.copy().decide(quest.prompt, quest.neighbours)
