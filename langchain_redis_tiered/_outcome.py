@@ -8,28 +8,9 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
-__all__ = ["objection"]
+from redis_tiered.llm_cache.outcome import REASON_KEYS, objection_to
 
-# As OpenAI, Anthropic, Google, Mistral, Cohere and Bedrock name them, in lower case.
-_REASON_KEYS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
-_TRUNCATED = frozenset(
-    {"length", "max_tokens", "max_output_tokens", "model_length", "incomplete", "pause_turn"}
-)
-_REFUSED = frozenset(
-    {
-        "content_filter",
-        "content_filtered",
-        "refusal",
-        "safety",
-        "recitation",
-        "blocklist",
-        "prohibited_content",
-        "spii",
-        "guardrail_intervened",
-        "error_toxic",
-    }
-)
-_FAILED = frozenset({"error", "failed", "cancelled", "other_error", "malformed_function_call"})
+__all__ = ["objection"]
 
 
 def objection(generations: Sequence[Generation]) -> str | None:
@@ -56,18 +37,10 @@ def _sources(generation: Generation) -> list[Mapping[str, Any]]:
 
 
 def _objection_in(source: Mapping[str, Any]) -> str | None:
-    reasons = [source.get(key) for key in _REASON_KEYS]
-    reasons.append(source.get("status"))  # OpenAI's Responses API
-    for reason in reasons:
-        if not isinstance(reason, str):
-            continue
-        word = reason.lower()
-        if word in _TRUNCATED:
-            return "truncated"
-        if word in _REFUSED:
-            return "refused"
-        if word in _FAILED:
-            return "failed"
+    for key in REASON_KEYS:
+        found = objection_to(source.get(key))
+        if found is not None:
+            return found
     return None
 
 

@@ -13,34 +13,13 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
+from redis_tiered.llm_cache.outcome import REASON_KEYS, objection_to
 from redis_tiered.llm_cache.stats import Usage
 
 __all__ = ["Response", "is_empty", "objection", "usage_of"]
 
 Response = ChatResponse | CompletionResponse
 
-# As OpenAI, Anthropic, Google, Mistral, Cohere, Ollama and Bedrock name them, in lower case.
-_REASON_KEYS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason", "status")
-_TRUNCATED: Final = frozenset(
-    {"length", "max_tokens", "max_output_tokens", "model_length", "incomplete", "pause_turn"}
-)
-_REFUSED: Final = frozenset(
-    {
-        "content_filter",
-        "content_filtered",
-        "refusal",
-        "safety",
-        "recitation",
-        "blocklist",
-        "prohibited_content",
-        "spii",
-        "guardrail_intervened",
-        "error_toxic",
-    }
-)
-_FAILED: Final = frozenset(
-    {"error", "failed", "cancelled", "other_error", "malformed_function_call"}
-)
 # Where, in what a provider sent, there may be more of it.
 _INSIDE: Final = ("response", "message", "delta")
 _SEVERAL: Final = ("choices", "candidates")
@@ -139,19 +118,14 @@ def _objection_in(part: Any) -> str | None:
     index = _get(part, "index")
     if type(index) is int and index > 0 and _get(part, "finish_reason") is not None:
         return "several_answers"
-    for key in _REASON_KEYS:
+    for key in REASON_KEYS:
         reason = _get(part, key)
         if isinstance(reason, Enum):
             reason = reason.name
-        if not isinstance(reason, str):
-            continue
-        word = reason.lower().rpartition(".")[2]
-        if word in _TRUNCATED:
-            return "truncated"
-        if word in _REFUSED:
-            return "refused"
-        if word in _FAILED:
-            return "failed"
+        if isinstance(reason, str):
+            found = objection_to(reason.rpartition(".")[2])
+            if found is not None:
+                return found
     return None
 
 
