@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis_tiered.errors import MissingExtra
 
@@ -14,6 +13,7 @@ if find_spec("langchain_core") is None:
 from langchain_redis_tiered.byte_store import RedisTieredByteStore
 from langchain_redis_tiered.cache import RedisTieredCache
 from langchain_redis_tiered.history import RedisTieredChatMessageHistory
+from redis_tiered.lazy import lazily
 from redis_tiered.llm_cache.control import cache_control
 from redis_tiered.tiers.tiers import Tiers
 
@@ -42,11 +42,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(module), name)
+__getattr__ = lazily(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

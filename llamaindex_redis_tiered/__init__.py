@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis_tiered.errors import MissingExtra
 
@@ -35,6 +34,7 @@ from llamaindex_redis_tiered.llm import (
 )
 from llamaindex_redis_tiered.memory_store import RedisTieredMemoryStore
 from llamaindex_redis_tiered.vector_store import RedisTieredVectorStore
+from redis_tiered.lazy import lazily
 from redis_tiered.llm_cache.control import cache_control
 from redis_tiered.tiers.tiers import Tiers
 
@@ -71,11 +71,7 @@ __all__ = [
 _LAZY = {"SemanticPolicy": "redis_tiered.llm_cache.semantic.policy"}
 
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(module), name)
+__getattr__ = lazily(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,10 @@ Importing it imports neither a framework, nor SQLAlchemy, nor redis-py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis_tiered import errors
+from redis_tiered.lazy import lazily
 from redis_tiered.llm_cache.control import cache_control
 
 if TYPE_CHECKING:
@@ -99,13 +100,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(module), name)
+__getattr__ = lazily(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

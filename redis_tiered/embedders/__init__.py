@@ -6,10 +6,10 @@ of this project's own, or a function. It imports none of them.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis_tiered.embedders.adapted import NamedEmbedder, as_embedder
+from redis_tiered.lazy import lazily
 
 if TYPE_CHECKING:
     from redis_tiered.embedders.cached import CachedEmbedder, cached_embeddings
@@ -30,8 +30,4 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(module), name)
+__getattr__ = lazily(__name__, _LAZY)
