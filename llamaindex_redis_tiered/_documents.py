@@ -28,7 +28,7 @@ from llamaindex_redis_tiered._nodes import dumped_metadata, dumped_node, node_of
 from redis_tiered.checks import text
 from redis_tiered.errors import InvalidInput
 from redis_tiered.flow import Flow
-from redis_tiered.maps.map import Map
+from redis_tiered.maps.map import Data, Map
 from redis_tiered.values import Writer, loaded
 
 __all__ = ["Documents", "absent", "node_name", "read_fact"]
@@ -38,7 +38,7 @@ _NODES: Final = 500
 _MARK: Final = Writer().dumped(1)
 
 
-def read_fact(data: bytes) -> Any:
+def read_fact(data: Data) -> Any:
     """A node, a hash, a source with a place, or metadata."""
     fact = loaded(data, READERS)
     if type(fact) is not dict:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from llamaindex_redis_tiered._blocks import READERS, BlockWriter
 from redis_tiered.errors import InvalidInput, Unreadable
+from redis_tiered.maps.map import Data
 from redis_tiered.values import KINDS, Refused, loaded
 
 __all__ = ["Written", "dict_from", "dumped_dict"]
@@ -22,13 +23,13 @@ class Written:
         read: what they say; it raises Unreadable for what it cannot tell.
     """
 
-    def __init__(self, read: Callable[[bytes], Any]) -> None:
+    def __init__(self, read: Callable[[Data], Any]) -> None:
         self._read = read
 
     def dumped(self, where: str, value: bytes) -> bytes:
         return value
 
-    def loaded(self, data: bytes) -> Any:
+    def loaded(self, data: Data) -> Any:
         return self._read(data)
 
 
@@ -59,7 +60,7 @@ def dumped_dict(where: str, value: object) -> bytes:
         raise refused.invalid(where, f"{KINDS} and URLs") from None
 
 
-def dict_from(data: bytes) -> dict[str, Any]:
+def dict_from(data: Data) -> dict[str, Any]:
     """What `dumped_dict` wrote."""
     value = loaded(data, READERS)
     if type(value) is not dict:

@@ -95,7 +95,7 @@ class Refused(Exception):
         return InvalidInput(f"{where}{self.path} must be {accepted}, got {self.what}")
 
 
-def loaded(payload: bytes, readers: Mapping[str, Reader] | None = None) -> Any:
+def loaded(payload: bytes | memoryview, readers: Mapping[str, Reader] | None = None) -> Any:
     """Read what `Writer.dumped` wrote; every call makes new objects.
 
     Args:

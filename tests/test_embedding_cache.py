@@ -270,7 +270,7 @@ async def test_the_first_caller_gets_what_later_ones_get(
     assert first.tolist() == again.tolist() == model.vector("a").astype(dtype).tolist()
     assert first.tolist() != model.vector("a").tolist()
     [(_, stored)] = tiers.map("embeddings:default").page()
-    assert len(stored) == 4 + 64 * np.dtype(dtype).itemsize
+    assert len(stored) == 6 + 64 * np.dtype(dtype).itemsize
     assert b"a" * 20 not in stored
     await tiers.aclose()
 

@@ -1,7 +1,7 @@
 """The embedding cache: vectors of texts, by model, through the three tiers.
 
 An entry is named by a digest of model, kind and text; the text itself is not stored. A vector is a
-header of four bytes (version, width of a number, two of zero) and little-endian floats. A vector is
+header of six bytes (version, width of a number, four of zero) and little-endian floats. A vector is
 rounded when it is made, so that the first caller gets the numbers that all later ones get.
 """
 
@@ -23,6 +23,7 @@ from redis_tiered.embedders.identity import identify, model_argument
 from redis_tiered.embedders.vectors import texts_of, vectors_of
 from redis_tiered.errors import InvalidInput, TierError
 from redis_tiered.flow import Call, Flow
+from redis_tiered.maps.map import Data, Map
 from redis_tiered.tiers.tiers import Tiers
 
 __all__ = ["DOCUMENT", "QUERY", "EmbeddingCache", "EmbeddingStats", "Source"]
@@ -31,8 +32,9 @@ DOCUMENT: Final = "document"
 QUERY: Final = "query"
 
 _VERSION: Final = 1
-_HEADER: Final = 4
+_HEADER: Final = 6  # behind the map's own, so that numbers are aligned
 _TYPES: Final[dict[str, np.dtype[Any]]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_FLOAT32: Final = _TYPES["float32"]
 _BY_WIDTH: Final = {kind.itemsize: kind for kind in _TYPES.values()}
 # Where the frameworks' classes keep the address of the service.
 _ADDRESSES: Final = ("openai_api_base", "api_base", "base_url", "azure_endpoint", "endpoint")
@@ -154,7 +156,7 @@ class EmbeddingCache:
         }
         self._dtype = _TYPES[dtype]
         self._batch = None if batch_size is None else integer("batch_size", batch_size, 1)
-        self._map = tiers.map(f"embeddings:{name}", ttl=ttl, jitter=jitter)
+        self._map: Map[Any] = Map(tiers, f"embeddings:{name}", _Vectors(), ttl=ttl, jitter=jitter)
         self._counts: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -288,11 +290,12 @@ class EmbeddingCache:
         """What the tiers have, all of one length."""
         values, _, tiers = yield from self._map.reading(names)
         found: dict[bytes, NDArray[np.float32]] = {}
-        for name, value in zip(names, values, strict=True):
-            row = None if value is None else _row(value)
-            if row is not None:
+        for name, row in zip(names, values, strict=True):
+            if row is None:
+                continue
+            if len(row):
                 found[name] = row
-            elif value is not None:
+            else:
                 self._counts["unreadable"] += 1
         lengths = {len(row) for row in found.values()}
         if len(lengths) > 1:  # which are the model's, it must say
@@ -311,10 +314,7 @@ class EmbeddingCache:
         return rows
 
     def _keep(self, rows: dict[bytes, NDArray[Any] | None]) -> Flow[None]:
-        header = bytes((_VERSION, self._dtype.itemsize, 0, 0))
-        kept = {
-            name.decode(): header + row.tobytes() for name, row in rows.items() if row is not None
-        }
+        kept = {name.decode(): row for name, row in rows.items() if row is not None}
         try:
             yield from self._map.changing(kept)
         except TierError:
@@ -336,11 +336,19 @@ def _names(model: str, kind: str, texts: list[str]) -> list[bytes]:
     return names
 
 
-def _row(value: bytes) -> NDArray[np.float32] | None:
-    kind = _BY_WIDTH.get(value[1]) if len(value) > _HEADER and value[0] == _VERSION else None
-    if kind is None or (len(value) - _HEADER) % kind.itemsize:
-        return None
-    return np.frombuffer(value, kind, offset=_HEADER).astype(np.float32, copy=False)
+class _Vectors:
+    """The codec of vectors: what cannot be read is one of no numbers."""
+
+    def dumped(self, where: str, value: NDArray[Any]) -> bytes:
+        header = bytes((_VERSION, value.dtype.itemsize)).ljust(_HEADER, b"\0")
+        return header + value.tobytes()
+
+    def loaded(self, data: Data) -> NDArray[np.float32]:
+        kind = _BY_WIDTH.get(data[1]) if len(data) > _HEADER and data[0] == _VERSION else None
+        if kind is None or (len(data) - _HEADER) % kind.itemsize:
+            return np.zeros(0, np.float32)
+        row = np.frombuffer(data, kind, offset=_HEADER)
+        return row if kind is _FLOAT32 else row.astype(np.float32)
 
 
 def _settings(wrapped: object) -> str:

@@ -23,6 +23,7 @@ from redis_tiered.errors import InvalidInput, Unreadable
 __all__ = [
     "MAX_NAME",
     "MAX_VALUE",
+    "Data",
     "Item",
     "digest_of",
     "gone",
@@ -46,18 +47,20 @@ _HEAD: Final = struct.Struct(">BBI")
 _PLACE: Final = struct.Struct(">QQ")
 _ALL: Final = struct.Struct(">QQBBI")  # the two, one behind the other
 
+Data = bytes | memoryview
+
 
 class Item(NamedTuple):
     """A value as Redis or memory has it.
 
     Attributes:
-        value: None: it was deleted.
+        value: as the map's codec wrote it, not copied; None: it was deleted.
         name: whole, if it is stored by its beginning.
         revision: which change wrote it; 0 where only Redis knows it.
         expires: milliseconds since 1970; 0: never.
     """
 
-    value: bytes | None
+    value: Data | None
     name: bytes | None
     revision: int
     expires: int
@@ -158,7 +161,7 @@ def opened(data: bytes, *, trusted: bool = False) -> Item:
         if len(data) != _PLACE.size:
             raise Unreadable("truncated") from None
         return Item(None, None, *_PLACE.unpack(data))
-    body = data[_ALL.size :]
+    body: Data = memoryview(data)[_ALL.size :]
     if not trusted:
         right = zlib.crc32(body, flags) == checksum
         if version != _VERSION or flags & ~(_COMPRESSED | _NAMED):
@@ -170,7 +173,7 @@ def opened(data: bytes, *, trusted: bool = False) -> Item:
     name = None
     if flags & _NAMED:
         end = 4 + int.from_bytes(body[:4], "big")
-        name, body = body[4:end], body[end:]
+        name, body = bytes(body[4:end]), body[end:]
     if flags & _COMPRESSED:
         try:
             body = zlib.decompress(body)

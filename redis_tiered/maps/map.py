@@ -8,12 +8,12 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from redis_tiered.checks import integer, seconds
 from redis_tiered.errors import InvalidInput, TierError, Unreadable
 from redis_tiered.flow import Flow
-from redis_tiered.maps.item import MAX_NAME, MAX_VALUE, prefix_of, sealed, stored_name
+from redis_tiered.maps.item import MAX_NAME, MAX_VALUE, Data, prefix_of, sealed, stored_name
 from redis_tiered.maps.store import Store
 from redis_tiered.tiers.tiers import Tiers
 from redis_tiered.values import KINDS, CarefulWriter, Refused, Writer, loaded
 
-__all__ = ["MAX_NAME", "MAX_VALUE", "Found", "Map", "codec"]
+__all__ = ["MAX_NAME", "MAX_VALUE", "Codec", "Data", "Found", "Map", "codec"]
 
 V = TypeVar("V")
 _UNSET: Final[Any] = object()
@@ -26,7 +26,7 @@ class Codec(Protocol[V]):
 
     def dumped(self, where: str, value: V) -> bytes: ...
 
-    def loaded(self, data: bytes) -> V: ...
+    def loaded(self, data: Data) -> V: ...
 
 
 class BytesCodec:
@@ -37,8 +37,8 @@ class BytesCodec:
             raise InvalidInput(f"{where} must be bytes, got {type(value).__name__}")
         return bytes(value)
 
-    def loaded(self, data: bytes) -> bytes:
-        return data
+    def loaded(self, data: Data) -> bytes:
+        return bytes(data)
 
 
 class JSONCodec:
@@ -51,7 +51,7 @@ class JSONCodec:
         except Refused as refused:
             raise refused.invalid(where, KINDS) from None
 
-    def loaded(self, data: bytes) -> Any:
+    def loaded(self, data: Data) -> Any:
         return loaded(data)
 
 
@@ -194,10 +194,10 @@ class Map(Generic[V]):
             raise found.failure
         return found.values
 
-    def _loaded(self, values: Iterable[bytes | None]) -> list[V | None]:
+    def _loaded(self, values: Iterable[Data | None]) -> list[V | None]:
         return [None if value is None else self._value(value) for value in values]
 
-    def _value(self, data: bytes) -> V | None:
+    def _value(self, data: Data) -> V | None:
         try:
             return self._codec.loaded(data)
         except Unreadable as problem:

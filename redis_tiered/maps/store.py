@@ -18,7 +18,7 @@ from redis_tiered.errors import TierError, Unreadable
 from redis_tiered.flow import Command, Flow, Redis, Sql
 from redis_tiered.keys import MapKeys
 from redis_tiered.maps import scripts
-from redis_tiered.maps.item import Item, digest_of, gone, name_of, opened, placed, untold
+from redis_tiered.maps.item import Data, Item, digest_of, gone, name_of, opened, placed, untold
 from redis_tiered.tiers.epoch import Answers, Epoch
 from redis_tiered.tiers.identity import new_token
 from redis_tiered.tiers.tiers import Tiers
@@ -55,7 +55,7 @@ class Read(NamedTuple):
         tiers: how many values came from `"memory"`, `"redis"` and `"durable"`.
     """
 
-    values: list[bytes | None]
+    values: list[Data | None]
     failure: TierError | None
     tiers: Counter[str]
 
@@ -68,7 +68,7 @@ class Page(NamedTuple):
         after: stored name after which the next page begins; None: there is none.
     """
 
-    found: list[tuple[str, bytes]]
+    found: list[tuple[str, Data]]
     after: bytes | None
 
 
@@ -120,7 +120,7 @@ class Store:
 
     # Reading.
 
-    def recall(self, names: Sequence[bytes]) -> list[bytes] | None:
+    def recall(self, names: Sequence[bytes]) -> list[Data] | None:
         """All of these values from memory, without any step; None: not all are there."""
         epoch = self._certain()
         if epoch is None:
@@ -137,7 +137,7 @@ class Store:
     def read(self, names: Sequence[bytes]) -> Flow[Read]:
         """Values by names, each from the nearest tier that has it: at most one round trip to Redis, and
         one to the durable tier; what that has is written to Redis in one more."""
-        values: list[bytes | None] = [None] * len(names)
+        values: list[Data | None] = [None] * len(names)
         tiers: Counter[str] = Counter()
         digests = [digest_of(name) for name in names]
         missing = self._from_memory(digests, values)
@@ -174,7 +174,7 @@ class Store:
             yield from self._warm(epoch, warm, now)
         return Read(values, None, tiers)
 
-    def _from_memory(self, digests: Sequence[str], values: list[bytes | None]) -> list[int]:
+    def _from_memory(self, digests: Sequence[str], values: list[Data | None]) -> list[int]:
         """Fill in what memory has; gives the positions of the rest."""
         epoch = self._certain()
         if epoch is None:
@@ -187,7 +187,7 @@ class Store:
                 missing.append(i)
         return missing
 
-    def _remembered(self, key: bytes, now: int) -> bytes | None:
+    def _remembered(self, key: bytes, now: int) -> Data | None:
         held = self._memory.get(key)
         if held is None:
             return None
@@ -195,7 +195,7 @@ class Store:
         return None if 0 < item.expires <= now else item.value
 
     def _from_redis(
-        self, digests: Sequence[str], wanted: Sequence[int], values: list[bytes | None]
+        self, digests: Sequence[str], wanted: Sequence[int], values: list[Data | None]
     ) -> Flow[tuple[list[int], str]]:
         """Fill in what Redis has; gives the positions of what it does not know, and the epoch."""
         asked = digests if len(wanted) == len(digests) else [digests[i] for i in wanted]
@@ -214,12 +214,13 @@ class Store:
             if data is None:
                 missing.append(i)
                 continue
-            item = self._opened(data)
-            if item is None:
+            try:
+                value, _, _, expires = opened(data)
+            except Unreadable as problem:
+                self.not_read(problem.reason)
                 useless.append(("EVAL", scripts.DISCARD, 1, key, data))
                 missing.append(i)
                 continue
-            value, _, _, expires = item
             if 0 < expires <= now:
                 missing.append(i)
             elif value is not None:  # else it was deleted: the durable tier has it no more
