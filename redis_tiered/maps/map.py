@@ -140,11 +140,11 @@ class Map(Generic[V]):
             InvalidInput: not a name.
             TierError: it was not found, and a tier that may have it failed.
         """
-        return self.get_many((name,))[0]
+        return self._got([stored_name("name", name)])[0]
 
     async def aget(self, name: str) -> V | None:
         """As `get`."""
-        return (await self.aget_many((name,)))[0]
+        return (await self._agot([stored_name("name", name)]))[0]
 
     def get_many(self, names: Iterable[str]) -> list[V | None]:
         """Values in the order of their names; None where there is none.
@@ -153,19 +153,19 @@ class Map(Generic[V]):
             InvalidInput: not names.
             TierError: some were not found, and a tier that may have them failed.
         """
-        given = _names("names", names)
-        held = self._store.recall(given)
-        if held is not None:
-            return self._loaded(held)
-        return self.tiers.run(self._having(given))
+        return self._got(_names("names", names))
 
     async def aget_many(self, names: Iterable[str]) -> list[V | None]:
         """As `get_many`."""
-        given = _names("names", names)
-        held = self._store.recall(given)
-        if held is not None:
-            return self._loaded(held)
-        return await self.tiers.arun(self._having(given))
+        return await self._agot(_names("names", names))
+
+    def _got(self, stored: list[bytes]) -> list[V | None]:
+        held = self._store.recall(stored)
+        return self.tiers.run(self._having(stored)) if held is None else self._loaded(held)
+
+    async def _agot(self, stored: list[bytes]) -> list[V | None]:
+        held = self._store.recall(stored)
+        return await self.tiers.arun(self._having(stored)) if held is None else self._loaded(held)
 
     def reading(self, stored: list[bytes]) -> Flow[Found[V]]:
         """For other capabilities: as `get_many`, by stored names; it tells of a failure and goes on."""
@@ -231,10 +231,12 @@ class Map(Generic[V]):
             InvalidInput: not a name.
             TierError: it is not deleted.
         """
+        stored_name("name", name)
         return self.write(delete=(name,)) > 0
 
     async def adelete(self, name: str) -> bool:
         """As `delete`."""
+        stored_name("name", name)
         return await self.awrite(delete=(name,)) > 0
 
     def write(

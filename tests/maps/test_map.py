@@ -436,7 +436,7 @@ def test_what_is_no_json_is_as_if_it_were_not_there(one: Bench) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda m: m.get(5), "names must be a str, got int"),
+        (lambda m: m.get(5), "name must be a str, got int"),
         (lambda m: m.get(""), "1 to 1048576 bytes"),
         (lambda m: m.get("\ud800"), "lone surrogate"),
         (lambda m: m.get("x" * (MAX_NAME + 1)), "got 1048577"),
@@ -460,7 +460,7 @@ def test_what_is_no_json_is_as_if_it_were_not_there(one: Bench) -> None:
         (lambda m: m.write({"q": b"new"}, "abc"), "delete must be several str, got str"),
         (lambda m: m.write({"q": b"new"}, ["a", 5]), "delete must be a str, got int"),
         (lambda m: m.write({"q": b"new"}, ["q"]), "delete must not name what is put"),
-        (lambda m: m.delete(None), "delete must be a str, got NoneType"),
+        (lambda m: m.delete(None), "name must be a str, got NoneType"),
         (lambda m: m.page(5), "prefix must be a str, got int"),
         (lambda m: m.page(after=5), "after must be a str or None, got int"),
         (lambda m: m.page(after=""), "after must have 1 to"),
