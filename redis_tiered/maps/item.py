@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from redis_tiered.errors import InvalidInput, Unreadable
 
 __all__ = [
+    "LONGEST",
     "MAX_NAME",
     "MAX_VALUE",
     "Data",
@@ -38,7 +39,7 @@ __all__ = [
 
 MAX_NAME: Final = 1 << 20  # bytes
 MAX_VALUE: Final = 256 * 1024 * 1024  # bytes: Redis takes 512 MB, PostgreSQL 1 GB
-_LONGEST: Final = 1000  # of a name as it is: an index of PostgreSQL takes 2704
+LONGEST: Final = 1000  # of a name as it is: an index of PostgreSQL takes 2704
 _DIGEST: Final = 64
 _VERSION: Final = 1
 _COMPRESSED: Final = 1
@@ -86,11 +87,11 @@ def stored_name(argument: str, name: object) -> bytes:
         ) from None
     if not 0 < len(whole) <= MAX_NAME:
         raise InvalidInput(f"{argument} must have 1 to {MAX_NAME} bytes in UTF-8, got {len(whole)}")
-    if len(whole) <= _LONGEST:
+    if len(whole) <= LONGEST:
         return whole
     # One byte more than any that is stored as it is: the two never meet.
     digest = blake2b(whole, digest_size=_DIGEST // 2).hexdigest().encode()
-    return whole[: _LONGEST + 1 - _DIGEST] + digest
+    return whole[: LONGEST + 1 - _DIGEST] + digest
 
 
 def prefix_of(prefix: object) -> bytes:
@@ -99,12 +100,12 @@ def prefix_of(prefix: object) -> bytes:
     Raises:
         InvalidInput: it is no text.
     """
-    return b"" if prefix == "" else stored_name("prefix", prefix)[: _LONGEST + 1 - _DIGEST]
+    return b"" if prefix == "" else stored_name("prefix", prefix)[: LONGEST + 1 - _DIGEST]
 
 
 def _is_cut(stored: bytes) -> bool:
     """Whether a stored name is the beginning of a longer one."""
-    return len(stored) > _LONGEST
+    return len(stored) > LONGEST
 
 
 def name_of(stored: bytes, item: Item) -> str:

@@ -359,40 +359,61 @@ class Map(Generic[V]):
                 return
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """All names, as `items`."""
-        return (name for name, _ in self.items(prefix))
+        """All names, as `items`; a durable tier does not read the values for it."""
+        after = b""
+        while True:
+            found, after, more = self.tiers.run(self._paged(prefix, after, _PAGE, values=False))
+            yield from (name for name, _ in found)
+            if not more:
+                return
 
     async def anames(self, prefix: str = "") -> AsyncIterator[str]:
         """As `names`."""
-        async for name, _ in self.aitems(prefix):
-            yield name
+        after = b""
+        while True:
+            flow = self._paged(prefix, after, _PAGE, values=False)
+            found, after, more = await self.tiers.arun(flow)
+            for name, _ in found:
+                yield name
+            if not more:
+                return
 
     def listing(
         self, prefix: str, after: str | bytes | None, limit: int
     ) -> Flow[tuple[list[tuple[str, V]], bytes, bool]]:
         """For other capabilities: a page, the stored name after which the next begins, and whether there
         is one."""
+        most = integer("limit", limit, 1, _MAX_PAGE)
+        found: list[tuple[str, V]] = []
+        while True:
+            page, begin, more = yield from self._paged(prefix, after, most - len(found))
+            for name, data in page:
+                try:
+                    found.append((name, self._codec.loaded(data)))
+                except Unreadable as problem:
+                    self._store.not_read(problem.reason)
+            if not more or len(found) == most:
+                return found, begin, more
+            after = begin
+
+    def _paged(
+        self, prefix: str, after: str | bytes | None, limit: int, *, values: bool = True
+    ) -> Flow[tuple[list[tuple[str, Data]], bytes, bool]]:
+        """As `listing`, before the values are read; fewer than `limit` only if there are no more."""
         low = prefix_of(prefix)
         begin = after if isinstance(after, bytes) else b""
         if isinstance(after, str):
             begin = stored_name("after", after)
         elif after is not None and not isinstance(after, bytes):
             raise InvalidInput(f"after must be a str or None, got {type(after).__name__}")
-        most = integer("limit", limit, 1, _MAX_PAGE)
-        found: list[tuple[str, V]] = []
+        found: list[tuple[str, Data]] = []
         while True:
-            page = yield from self._store.page(low, begin, most - len(found))
-            for name, data in page.found:
-                if not name.startswith(prefix):
-                    continue
-                try:
-                    found.append((name, self._codec.loaded(data)))
-                except Unreadable as problem:
-                    self._store.not_read(problem.reason)
+            page = yield from self._store.page(low, begin, limit - len(found), values=values)
+            found += [(name, data) for name, data in page.found if name.startswith(prefix)]
             if page.after is None:
                 return found, b"", False
             begin = page.after
-            if len(found) == most:
+            if len(found) == limit:
                 return found, begin, True
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Executable,
     Integer,
@@ -15,12 +16,16 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     delete,
+    func,
+    literal_column,
     or_,
     select,
     update,
 )
 
+from redis_tiered.maps.item import LONGEST
 from redis_tiered.tiers.schema import items, scopes
 from redis_tiered.tiers.scopes import begun
 from redis_tiered.tiers.statements import Prepared, insert
@@ -47,9 +52,9 @@ class Row(NamedTuple):
     expires: int
 
 
-def _visible() -> Select[Any]:
+def _visible(value: ColumnElement[bytes] = items.c.value) -> Select[Any]:
     return (
-        select(items.c.name, items.c.value, items.c.revision, items.c.expires)
+        select(items.c.name, value, items.c.revision, items.c.expires)
         .join(
             scopes,
             and_(scopes.c.scope == items.c.scope, scopes.c.generation == items.c.generation),
@@ -66,8 +71,16 @@ def _read(size: int) -> Prepared:
     return Prepared(lambda _: _visible().where(items.c.name.in_(names)))
 
 
-def _page(bounded: bool) -> Prepared:
-    found = _visible().where(items.c.name > bindparam("after", type_=LargeBinary))
+# Of a name that is cut, the value knows the rest.
+_OF_CUT_NAMES = case(
+    (func.length(items.c.name) > literal_column(str(LONGEST)), items.c.value),
+    else_=cast(literal_column("''"), LargeBinary),
+)
+
+
+def _page(bounded: bool, values: bool) -> Prepared:
+    found = _visible(items.c.value if values else _OF_CUT_NAMES)
+    found = found.where(items.c.name > bindparam("after", type_=LargeBinary))
     found = found.where(items.c.name >= bindparam("low", type_=LargeBinary))
     if bounded:
         found = found.where(items.c.name < bindparam("high", type_=LargeBinary))
@@ -106,7 +119,11 @@ def _delete(_: str) -> Executable:
 
 
 _READ = {size: _read(size) for size in _SIZES}
-_PAGE = {bounded: _page(bounded) for bounded in (False, True)}
+_PAGE = {
+    (bounded, values): _page(bounded, values)
+    for bounded in (False, True)
+    for values in (False, True)
+}
 _ADVANCE = Prepared(_advance)
 _PUT = Prepared(_put)
 _DELETE = Prepared(_delete)
@@ -135,7 +152,14 @@ def read(scope: str, names: Sequence[bytes], now: int) -> Callable[[Connection],
 
 
 def page(
-    scope: str, low: bytes, high: bytes | None, after: bytes, most: int, now: int
+    scope: str,
+    low: bytes,
+    high: bytes | None,
+    after: bytes,
+    most: int,
+    now: int,
+    *,
+    values: bool = True,
 ) -> Callable[[Connection], list[Row]]:
     """Values in the order of their stored names.
 
@@ -145,12 +169,13 @@ def page(
         after: only names after this one.
         most: how many.
         now: milliseconds since 1970.
+        values: False: only of names that are cut, b"" of the others.
     """
     given = {"scope": scope, "now": now, "after": after, "low": low, "high": high, "most": most}
     if high is None:
         del given["high"]
     return lambda connection: [
-        _row(columns) for columns in _PAGE[high is not None](connection, given).rows
+        _row(columns) for columns in _PAGE[high is not None, values](connection, given).rows
     ]
 
 

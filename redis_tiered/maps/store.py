@@ -455,13 +455,14 @@ class Store:
 
     # Listing.
 
-    def page(self, prefix: bytes, after: bytes, most: int) -> Flow[Page]:
+    def page(self, prefix: bytes, after: bytes, most: int, *, values: bool = True) -> Flow[Page]:
         """Values whose stored names begin with a prefix, in order.
 
         Args:
             prefix: at most what is stored of a long name.
             after: stored name; only what comes after it. b"": from the first.
             most: how many at most; there may be fewer though more follow.
+            values: False: the durable tier leaves out what is only a value; it is b"" then.
 
         Raises:
             TierError: the tier that knows all names failed.
@@ -473,9 +474,13 @@ class Store:
         from redis_tiered.maps import rows
 
         now = self._milliseconds()
-        found = yield Sql(rows.page(self._keys.scope, prefix, high, after, most, now))
-        listed = []
+        work = rows.page(self._keys.scope, prefix, high, after, most, now, values=values)
+        found = yield Sql(work)
+        listed: list[tuple[str, Data]] = []
         for row in found:
+            if not row.value:
+                listed.append((row.name.decode(), b""))
+                continue
             item = self._opened(placed(row.value, row.revision, row.expires))
             if item is not None and item.value is not None:
                 listed.append((name_of(row.name, item), item.value))
