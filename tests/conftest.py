@@ -36,8 +36,8 @@ from tests.servers import (
     server_binaries,
 )
 
-# How long an example takes tells how loaded the machine is.
-hypothesis.settings.register_profile("tests", deadline=None)
+# How long an example takes tells how loaded the machine is. Every run tries other ones.
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("tests")
 
 _BINARIES = server_binaries()
