@@ -276,6 +276,9 @@ def _around(bound: Term) -> tuple[int, int]:
 
 
 def _is_empty(leaf: Range) -> bool:
+    if leaf.kind != Kind.TEXT:
+        # Also between two values there may be none: 0 and the least float, two sides of midnight.
+        return next(_of_range(leaf), None) is None
     low, high = leaf.low, leaf.high
     if low is None or high is None:
         return False

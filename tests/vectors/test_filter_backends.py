@@ -266,6 +266,8 @@ def test_tags_pass_what_each_case_says() -> None:
 @example([2**53, 2**53 + 1, -(2**53), -(2**53) - 1, 2**53 - 1], False, True, (0, 1))
 @example([2**63 - 1, 2**63 - 2, 2.0**63, 2**63 + 1, 2**63 - 512], True, False, (0, None))
 @example([0, -0.0, 5e-324, -5e-324, float("inf"), float("-inf")], True, True, (0, None))
+@example([False, 5e-324], True, True, (0, 1))
+@example([datetime(2026, 1, 1, 23, 59, 59, 999_999), datetime(2026, 1, 2)], True, True, (0, 1))
 def test_ranges_are_exact_unions_of_prefixes(
     values: list[Any], low_open: bool, high_open: bool, bounds: tuple[int | None, int | None]
 ) -> None:
