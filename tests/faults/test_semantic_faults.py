@@ -580,14 +580,17 @@ def test_ten_threads_and_two_loops(valkey: RedisServer, sqlite_url: str) -> None
 def test_a_hundred_who_ask_in_the_same_new_words(
     valkey: RedisServer, sqlite_url: str, style: str, down: bool
 ) -> None:
-    with User(valkey.url, sqlite_url, cache={"single_flight": 10.0}) as user:
+    # A hundred at once wait for few connections to the database, longer on a busy machine.
+    patient = {"durable_timeout": 30.0}
+    with User(valkey.url, sqlite_url, cache={"single_flight": 10.0}, settings=patient) as user:
         user.teach()
         if down:
             valkey.kill()
             user.get("warm: up")
             user.tiers.guards.redis._open_until = time.monotonic() + 60
         user.toy.texts.clear()
-        user.toy.delay = 0.3
+        # By then all have read the database, and wait for the one who embeds.
+        user.toy.delay = 1.0 if down else 0.3
         question = asked(new(2))
         found: list[Found | None] = []
         if style == "sync":

@@ -1294,8 +1294,13 @@ def test_uses_are_written_to_the_durable_tier_in_time(
     collection = bench.collection(track_access=True)
     collection.upsert(documents(2))
     collection.get(["d0"])
-    wait_until(lambda: not any(key.endswith((b":uses", b":used")) for key in bench.stored_keys()))
-    assert collection.usage(["d0"])["d0"].uses == 1
+
+    def written() -> bool:
+        waits = any(key.endswith((b":uses", b":used")) for key in bench.stored_keys())
+        return not waits and collection.usage(["d0"])["d0"].uses == 1
+
+    # On their way from one to the other they are in neither.
+    wait_until(written)
 
 
 def stopped(flow: Any, at: int, meanwhile: Callable[[], object]) -> Any:
