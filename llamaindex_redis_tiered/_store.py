@@ -29,6 +29,7 @@ from redis_tiered.sessions.tokens import TokenCounter
 from redis_tiered.tiers.tiers import Tiers
 
 __all__ = [
+    "Configured",
     "PlacedTiers",
     "TieredStore",
     "called_blocking",
@@ -236,7 +237,24 @@ class TieredStore(BaseModel):
 _OPTIONS: Final = tuple(TieredStore.model_fields)
 
 
-def _rebuild(kind: type[TieredStore], tiers: Tiers, options: dict[str, Any]) -> TieredStore:
+class Configured:
+    """A store that is pickled and copied as its options and its `Tiers`, and no model of pydantic."""
+
+    tiers: Tiers
+    _options: dict[str, Any]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.tiers, self._options)
+
+    def __copy__(self) -> Self:
+        made: Self = _rebuild(type(self), self.tiers, self._options)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.__copy__()  # a copy shares the tiers and their connections
+
+
+def _rebuild(kind: type[Any], tiers: Tiers, options: dict[str, Any]) -> Any:
     return kind(tiers, **options)
 
 

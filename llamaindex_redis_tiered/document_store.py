@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.docstore.types import (
@@ -13,7 +13,7 @@ from llama_index.core.storage.docstore.types import (
 )
 
 from llamaindex_redis_tiered._documents import Documents, absent, node_name, read_fact
-from llamaindex_redis_tiered._store import perform, tiers_from
+from llamaindex_redis_tiered._store import Configured, perform, tiers_from
 from llamaindex_redis_tiered._written import Written
 from redis_tiered.checks import integer, text
 from redis_tiered.errors import InvalidInput
@@ -24,7 +24,7 @@ from redis_tiered.tiers.tiers import Tiers
 __all__ = ["RedisTieredDocumentStore"]
 
 
-class RedisTieredDocumentStore(BaseDocumentStore):
+class RedisTieredDocumentStore(Configured, BaseDocumentStore):
     """Nodes, their hashes and their sources, from process memory, Redis and the durable tier.
 
         store = RedisTieredDocumentStore()
@@ -305,21 +305,6 @@ class RedisTieredDocumentStore(BaseDocumentStore):
         if batch_size is not None:
             integer("batch_size", batch_size, 1)
         return self._documents.add(_several("docs", docs), allow_update, store_text)
-
-    def __reduce__(self) -> tuple[Callable[..., RedisTieredDocumentStore], tuple[Any, ...]]:
-        return _rebuild, (type(self), self.tiers, self._options)
-
-    def __copy__(self) -> Self:
-        return type(self)(self.tiers, **self._options)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.__copy__()  # a copy shares the tiers and their connections
-
-
-def _rebuild(
-    kind: type[RedisTieredDocumentStore], tiers: Tiers, options: dict[str, Any]
-) -> RedisTieredDocumentStore:
-    return kind(tiers, **options)
 
 
 def _several(argument: str, given: Any) -> list[Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from llama_index.core.data_structs.data_structs import IndexStruct
 from llama_index.core.storage.index_store.keyval_index_store import KVIndexStore
 from llama_index.core.storage.index_store.types import DEFAULT_PERSIST_PATH
 from llama_index.core.storage.index_store.utils import index_struct_to_json
 
+from llamaindex_redis_tiered._store import Configured
 from llamaindex_redis_tiered.kv_store import RedisTieredKVStore
 from redis_tiered.errors import InvalidInput
 from redis_tiered.tiers.tiers import Tiers
@@ -23,7 +24,7 @@ class _Indices(RedisTieredKVStore):
     _MAP = "llamaindex-indices"
 
 
-class RedisTieredIndexStore(KVIndexStore):
+class RedisTieredIndexStore(Configured, KVIndexStore):
     """What LlamaIndex's indices consist of, from process memory, Redis and the durable tier.
 
         context = StorageContext.from_defaults(
@@ -116,22 +117,6 @@ class RedisTieredIndexStore(KVIndexStore):
         fs: Any = None,
     ) -> None:
         """Nothing: what was written is durable already."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle holds the tiers, and with them the credentials.
-        return _rebuild, (type(self), self.tiers, self._options)
-
-    def __copy__(self) -> Self:
-        return type(self)(self.tiers, **self._options)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.__copy__()  # a copy shares the tiers and their connections
-
-
-def _rebuild(
-    kind: type[RedisTieredIndexStore], tiers: Tiers, options: dict[str, Any]
-) -> RedisTieredIndexStore:
-    return kind(tiers, **options)
 
 
 def _pairs(index_structs: Sequence[IndexStruct]) -> list[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
 from llama_index.core.storage.kvstore.types import (
@@ -15,7 +15,7 @@ from llama_index.core.storage.kvstore.types import (
     BaseKVStore,
 )
 
-from llamaindex_redis_tiered._store import perform, tiers_from
+from llamaindex_redis_tiered._store import Configured, perform, tiers_from
 from llamaindex_redis_tiered._written import Written, dict_from, dumped_dict
 from redis_tiered.checks import integer, text
 from redis_tiered.errors import InvalidInput, TierError
@@ -29,7 +29,7 @@ logger = logging.getLogger("redis_tiered")
 _PAGE: Final = 500
 
 
-class RedisTieredKVStore(BaseKVStore):
+class RedisTieredKVStore(Configured, BaseKVStore):
     """Dicts by collection and key, from process memory, Redis and the durable tier.
 
         store = RedisTieredKVStore(ttl=86_400, compress_from=1024, failures="miss")
@@ -307,21 +307,6 @@ class RedisTieredKVStore(BaseKVStore):
         if not self.failed[what]:
             logger.warning("%s of %r failed, as if nothing were there: %s", what, self, error)
         self.failed[what] += 1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.tiers, self._options)
-
-    def __copy__(self) -> Self:
-        return type(self)(self.tiers, **self._options)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.__copy__()  # a copy shares the tiers and their connections
-
-
-def _rebuild(
-    kind: type[RedisTieredKVStore], tiers: Tiers, options: dict[str, Any]
-) -> RedisTieredKVStore:
-    return kind(tiers, **options)
 
 
 def _prefix(collection: object) -> str:
